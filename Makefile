@@ -1,0 +1,37 @@
+# Each target sets itself up: `make demo` and `make test` work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: venv demo test lint bench clean
+
+venv: $(READY)
+
+# Heavy dependencies of the two peers that tests compare with are left out: only their tables and
+# their way of saving weights are used.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps lighter-zoo TotalSegmentator
+	touch $@
+
+# make demo, or make demo CT=path/to/ct.nii.gz
+demo: $(READY)
+	$(RUN) benchmarks/../scripts/demo.py $(CT)
+
+test: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# make bench NAME=fit_real_ct
+bench: $(READY)
+	$(RUN) benchmarks/$(NAME).py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist demo_output

@@ -1,0 +1,182 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import fire
+
+from ctfm.errors import explain_in_one_line
+
+
+class Weights:
+    """CT-FM weights: read any published layout, strictly; write safetensors."""
+
+    def fetch(
+        self,
+        source: str,
+        out: str | None = None,
+        revision: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        """Take weights from a Hugging Face repository (or a local file) and check them.
+
+        Args:
+            source: repository id such as project-lighter/ct_fm_feature_extractor, file or folder.
+            out: where to write them; without it they stay in the hub's cache.
+            revision: commit, tag or branch.
+            offline: use the hub's cache alone.
+        """
+        from ctfm import weights
+
+        print(weights.fetch(source, out, revision=revision, offline=offline))
+
+    def convert(
+        self,
+        source: str,
+        out: str,
+        kind: str | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        """Write weights of any known layout as safetensors with their provenance.
+
+        Args:
+            source: file, folder or repository id.
+            out: file to write.
+            kind: encoder or segresnet; without it, what the source holds.
+            dtype: convert to this type, such as float32.
+            revision: commit, tag or branch of a repository.
+            offline: use the hub's cache alone.
+        """
+        from ctfm import weights
+
+        print(weights.convert(source, out, kind, dtype, revision, offline))
+
+    def inject(self, encoder: str, out: str, **network: Any) -> None:
+        """Put a pretrained encoder into a new SegResNetDS and save it.
+
+        Args:
+            encoder: file, folder or repository id.
+            out: file to write: .safetensors, or .pt as a bundle's models/model.pt.
+            network: arguments of SegResNetDS that differ from the published ones.
+        """
+        from ctfm import weights
+
+        print(weights.inject(encoder, out, **network))
+
+    def verify(self, source: str, published: bool = True) -> None:
+        """Say what a file holds, and whether it is sound.
+
+        Args:
+            source: file, folder or repository id.
+            published: it has to be of the published architecture.
+        """
+        from ctfm import weights
+
+        print(weights.verify(source, published=published))
+
+
+class Datalist:
+    """Data set folders to MONAI datalists."""
+
+    def totalsegmentator(self, root: str, out: str, **options: Any) -> None:
+        """Merge the masks of a TotalSegmentator v2 release and list its cases.
+
+        Args:
+            root: folder with meta.csv and sNNNN folders.
+            out: datalist to write (JSON).
+            options: splits, fraction, scans, group, labels, workers, seed, fold, skip_bad.
+        """
+        from ctfm.datalists.totalsegmentator import totalsegmentator
+
+        print(totalsegmentator(str(root), str(out), **options))
+
+
+class Phantom:
+    """CT phantoms with TotalSegmentator labels, for trying things out."""
+
+    def torso(self, out: str, label: str | None = None, **options: Any) -> None:
+        """Write a torso: image, and labels where asked for.
+
+        Args:
+            out: NIfTI file of the CT.
+            label: NIfTI file of the labels.
+            options: seed, spacing, axcodes, oblique_degrees, noise_hu, tumors, contrast.
+        """
+        from ctfm import phantom
+
+        phantom.save(phantom.torso(**options), out, label)
+
+    def head(self, out: str, label: str | None = None, **options: Any) -> None:
+        """Write a head: image, and labels where asked for.
+
+        Args:
+            out: NIfTI file of the CT.
+            label: NIfTI file of the labels.
+            options: seed, spacing, axcodes, oblique_degrees, noise_hu, bleed.
+        """
+        from ctfm import phantom
+
+        phantom.save(phantom.head(**options), out, label)
+
+    def dataset(self, root: str, **options: Any) -> None:
+        """Write phantoms in the layout of a TotalSegmentator v2 release.
+
+        Args:
+            root: folder to make.
+            options: subjects, seed, spacing.
+        """
+        from ctfm import phantom
+
+        phantom.write_dataset(str(root), **options)
+
+
+class Commands:
+    """CT-FM as MONAI bundles: weights, data and packing; training and inference run by MONAI."""
+
+    def __init__(self) -> None:
+        self.weights = Weights()
+        self.datalist = Datalist()
+        self.phantom = Phantom()
+
+    def pack(self, bundle: str, out: str = "dist", **options: Any) -> None:
+        """Zip a bundle with a copy of this package, as the Model Zoo serves it.
+
+        Args:
+            bundle: bundle folder, such as bundles/ct_fm_whole_body_segmentation.
+            out: folder for the zip, its sha256 and model_info.json.
+            options: url_base, with_weights.
+        """
+        from ctfm import release
+
+        print(release.pack(bundle, out, **options))
+
+    def verify(self, bundle: str) -> None:
+        """Check a bundle folder or zip; one line a check.
+
+        Args:
+            bundle: bundle folder or zip.
+        """
+        from ctfm import release
+
+        release.verify_bundle(bundle)
+
+    def version(self) -> None:
+        """Print the version."""
+        from ctfm import __version__
+
+        print(__version__)
+
+
+def main() -> None:
+    """Entry point of `ctfm` and `python -m ctfm`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    explain_in_one_line()
+    fire.Fire(Commands, name="ctfm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""A bundle's configs: they parse, their names resolve, their numbers are those of the contract.
+
+Nothing of the bundle is executed: no expression is evaluated, no component built. Entry points are
+JSON and stand alone; overlays are YAML and stand on an entry point.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pydoc import ErrorDuringImport, locate
+from typing import Any
+
+import yaml
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
+
+from ctfm.bundle_checks import Check
+from ctfm.config_contract import Stack, expected_values
+from ctfm.errors import UserError
+
+__all__ = ["CONFIG_CHECKS", "config_paths", "contract_differences"]
+
+PACKAGE = __name__.partition(".")[0]
+#: What an overlay may stand on; evaluate is itself an overlay that others build on.
+BASES = (("train.json",), ("inference.json",), ("train.json", "evaluate.yaml"))
+Parsers = dict[str, ConfigParser]
+
+
+def config_paths(root: Path) -> list[Path]:
+    """Every config of a bundle, in subfolders too, without metadata.json."""
+    suffixes = (".json", ".yaml", ".yml")
+    found = (path for path in (root / "configs").rglob("*") if path.suffix in suffixes)
+    return sorted(path for path in found if path.name != "metadata.json")
+
+
+def check_parse(root: Path) -> str:
+    """Every config is read by MONAI's parser and holds an object; both entry points are there."""
+    wrong, paths = [], config_paths(root)
+    for path in paths:
+        try:
+            _load(path)
+        except UserError as error:
+            wrong.append(str(error))
+    names = {path.relative_to(root / "configs").as_posix() for path in paths}
+    wrong += [f"configs/{base[0]} is missing" for base in BASES if base[0] not in names][:1]
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return f"{len(paths)} configs"
+
+
+def check_references(root: Path) -> str:
+    """Every reference exists; an overlay's, in one of the stacks that it can be part of."""
+    parsers, wrong = _stacks(root)
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return f"all exist in {len(parsers)} combinations of configs"
+
+
+def check_targets(root: Path) -> str:
+    """Every `_target_` is found, and takes the arguments that the config gives it."""
+    locator = ComponentLocator()
+    contents = [_load(path) for path in config_paths(root)]
+    contents += [parser.get() for parser in _stacks(root)[0].values()]
+    components = list(_components(contents))
+    wrong = {flaw for one in components if (flaw := _flaw(one, locator))}
+    if wrong:
+        raise UserError("; ".join(sorted(wrong)))
+    return f"{len({str(one['_target_']) for one in components})} targets take their arguments"
+
+
+def check_contract(root: Path) -> str:
+    """Literals that repeat `ctfm.contract` agree with it."""
+    if differences := contract_differences(root):
+        raise UserError("; ".join(differences))
+    number = sum(len(values) for values in expected_values(root.name).values())
+    return f"{number} values agree" if number else f"the contract has no task for {root.name}"
+
+
+def check_package(root: Path) -> str:
+    """The bundle's own copy of the package defines all that configs and the copy itself name."""
+    folder = root / PACKAGE
+    if not folder.is_dir():
+        return f"no copy of {PACKAGE} here: it has to be installed, or the bundle packed"
+    contents = [_load(path) for path in config_paths(root)]
+    names = {str(one["_target_"]) for one in _components(contents)}
+    for path in sorted(folder.rglob("*.py")):
+        names |= _imported(path)
+    own = sorted(name for name in names if name.startswith(f"{PACKAGE}."))
+    if missing := [name for name in own if not _defined(root, name)]:
+        raise UserError(f"the bundle's copy of {PACKAGE} lacks {', '.join(missing)}")
+    return f"the copy of {PACKAGE} defines all {len(own)} names that are used"
+
+
+def contract_differences(root: Path) -> list[str]:
+    """Where a config's literal is not the contract's number: one line each.
+
+    A component that leaves an argument out is held to the default of its signature.
+    """
+    differences = []
+    for stack, expected in expected_values(root.name).items():
+        name, parser = stack[-1], _parse(root, stack)
+        for spelled, value in expected.items():
+            found = list(_values(parser, spelled))
+            if not found:
+                differences.append(f"{name}: {spelled} is missing, the contract has {value}")
+            differences += [
+                f"{name}: {spelled} is {one}, the contract has {value}"
+                for one in found
+                if _plain(one) != _plain(value)
+            ]
+    return differences
+
+
+def _values(parser: ConfigParser, spelled: str) -> Iterator[Any]:
+    """Values of an id, or of an argument (``Target::argument``) wherever it is given."""
+    target, _, argument = spelled.rpartition("::")
+    if not target:
+        if spelled in parser:
+            yield _literal(parser, parser.get(spelled))
+        return
+    for one in _components(parser.get()):
+        if str(one["_target_"]).rpartition(".")[2] == target:
+            yield _literal(parser, one[argument] if argument in one else _default(one, argument))
+
+
+def _literal(parser: ConfigParser, value: Any) -> Any:
+    while isinstance(value, str) and value.startswith("@"):
+        value = parser.get(value[1:])
+    return value
+
+
+def _default(component: Mapping[str, Any], argument: str) -> Any:
+    found = locate(ConfigComponent(component).resolve_module_name())
+    parameter = inspect.signature(found).parameters.get(argument) if callable(found) else None
+    return "left out" if parameter is None else parameter.default
+
+
+def _plain(value: Any) -> Any:
+    """Without the differences that configs and Python have in spelling."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    return value.upper() if isinstance(value, str) else value
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = ConfigParser.load_config_file(str(path))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path.name}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _parse(root: Path, stack: Stack) -> ConfigParser:
+    parser = ConfigParser()
+    try:
+        parser.read_config([str(root / "configs" / name) for name in stack])
+        parser.read_meta(str(root / "configs" / "metadata.json"))
+        parser.parse()
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{'+'.join(stack)}: {error}") from error
+    return parser
+
+
+def _stacks(root: Path) -> tuple[Parsers, list[str]]:
+    """The stacks whose references all exist, and what is wrong with the others."""
+    names = [path.relative_to(root / "configs").as_posix() for path in config_paths(root)]
+    bases = [base for base in BASES if set(base) <= set(names)]
+    parsers: Parsers = {}
+    wrong = []
+    for name in names:
+        alone = name.endswith(".json")
+        stacks = [(name,)] if alone else [(*base, name) for base in bases if name not in base]
+        flaws = {stack: _add(parsers, root, stack) for stack in stacks}
+        if all(flaws.values()):
+            wrong.append(next(iter(flaws.values()), f"{name}: no entry point to stand on"))
+    return parsers, wrong
+
+
+def _add(parsers: Parsers, root: Path, stack: Stack) -> str:
+    """Parse a stack and keep it if it is sound; else say what is wrong with it."""
+    label = "+".join(stack)
+    try:
+        parser = _parse(root, stack)
+    except UserError as error:
+        return str(error)
+    items = parser.ref_resolver.items
+    for item_id, item in items.items():
+        value = item.get_config()
+        if isinstance(value, str) and value.startswith(("@", "$")):
+            for reference in ReferenceResolver.match_refs_pattern(value):
+                if reference not in items:
+                    return f"{label}: {item_id} refers to @{reference}, which does not exist"
+    parsers[label] = parser
+    return ""
+
+
+def _components(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object with a `_target_`, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _components(child)
+
+
+def _flaw(component: Mapping[str, Any], locator: ComponentLocator) -> str | None:
+    target = component["_target_"]
+    if not isinstance(target, str):
+        return f"_target_ is {target!r}; it should be a name"
+    if target.startswith(("$", "@")):
+        return None  # known at run time alone
+    try:
+        found = locate(ConfigComponent(component, locator=locator).resolve_module_name())
+    except ErrorDuringImport as error:
+        return f"{target} cannot be imported: {error}"
+    if not callable(found):
+        return f"{target} cannot be found" if found is None else f"{target} cannot be called"
+    signature = inspect.signature(found)
+    partial = component.get("_mode_") == "callable"
+    arguments = set(component) - ConfigComponent.non_arg_keys
+    try:
+        (signature.bind_partial if partial else signature.bind)(**dict.fromkeys(arguments))
+    except TypeError as error:
+        return f"{target}: {error}"
+    return None
+
+
+def _imported(path: Path) -> set[str]:
+    """Dotted names that a file of the package takes from its siblings."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path.name} of the bundle's copy is no Python: {error}") from error
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+
+
+def _defined(root: Path, name: str) -> bool:
+    """Whether a dotted name is a module below `root`, or is bound at the top of one."""
+    module, _, attribute = name.rpartition(".")
+    if _source(root, name) is not None:
+        return True
+    source = _source(root, module)
+    if source is None:
+        return False
+    return any(attribute in _bound(node) for node in ast.parse(source.read_bytes()).body)
+
+
+def _source(root: Path, module: str) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _bound(node: ast.AST) -> set[str]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.ImportFrom, ast.Import)):
+        return {alias.asname or alias.name for alias in node.names}
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
+CONFIG_CHECKS: dict[str, Check] = {
+    "configs": check_parse,
+    "references": check_references,
+    "targets": check_targets,
+    "contract": check_contract,
+    "package": check_package,
+}

@@ -1,0 +1,96 @@
+"""Which literals of a bundle's configs repeat a number of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ctfm.contract import SEGRESNET, WHOLE_BODY, Task
+
+__all__ = ["expected_values"]
+
+Values = dict[str, Any]
+Stack = tuple[str, ...]
+
+
+def expected_values(bundle: str) -> dict[Stack, Values]:
+    """What the configs of a bundle have to say, by the files that are read together.
+
+    Args:
+        bundle: name of the bundle; the task is the one that its name contains.
+
+    Returns:
+        ``{("train.json",): {id or "Target::argument": value}}``; empty if the contract does not
+        know the task.
+    """
+    return next((make() for task, make in TASKS.items() if task in bundle), {})
+
+
+def _input(task: Task) -> Values:
+    low, high = task.hu_window
+    return {
+        "patch": task.patch,
+        "spacing": task.spacing,
+        "Orientationd::axcodes": task.axcodes,
+        "Spacingd::pixdim": task.spacing,
+        "ScaleIntensityRanged::a_min": low,
+        "ScaleIntensityRanged::a_max": high,
+        "ScaleIntensityRanged::b_min": 0,
+        "ScaleIntensityRanged::b_max": 1,
+        "ScaleIntensityRanged::clip": True,
+        "SlidingWindowInferer::roi_size": task.patch,
+        "SlidingWindowInferer::mode": "gaussian",
+    }
+
+
+def _segresnet() -> Values:
+    arguments = {**SEGRESNET.arguments, "norm": SEGRESNET.encoder.norm}
+    return {f"SegResNetDS::{name}": value for name, value in arguments.items()}
+
+
+def _whole_body() -> dict[Stack, Values]:
+    task = WHOLE_BODY
+    shared = {**_input(task), **_segresnet(), "CropForegroundd::margin": task.foreground_margin}
+    return {
+        ("train.json",): {**shared, **_whole_body_training(), **_whole_body_augmentation()},
+        ("inference.json",): {**shared, "overlap": task.overlap},
+        ("train.json", "evaluate.yaml"): {"val_overlap": task.overlap},
+    }
+
+
+def _whole_body_training() -> Values:
+    task = WHOLE_BODY
+    return {
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        "learning_rate": task.learning_rate,
+        "AdamW::lr": task.learning_rate,
+        "AdamW::weight_decay": task.weight_decay,
+        "SupervisedTrainer::max_epochs": task.epochs,
+        "DiceCELoss::softmax": True,
+        "DiceCELoss::squared_pred": True,
+        "DiceCELoss::smooth_nr": task.smooth_nr,
+        "DiceCELoss::smooth_dr": task.smooth_dr,
+        "RandCropByLabelClassesd::spatial_size": task.patch,
+    }
+
+
+def _whole_body_augmentation() -> Values:
+    task = WHOLE_BODY
+    smooth = {f"RandGaussianSmoothd::sigma_{axis}": task.smooth_sigma for axis in "xyz"}
+    return {
+        "RandAffined::prob": task.affine_prob,
+        "RandAffined::rotate_range": (task.rotate_range,) * 3,
+        "RandAffined::scale_range": (task.scale_range,) * 3,
+        "RandGaussianSmoothd::prob": task.smooth_prob,
+        **smooth,
+        "RandScaleIntensityd::factors": task.scale_intensity,
+        "RandScaleIntensityd::prob": task.scale_intensity_prob,
+        "RandShiftIntensityd::offsets": task.shift_intensity,
+        "RandShiftIntensityd::prob": task.shift_intensity_prob,
+        "RandGaussianNoised::std": task.noise_std,
+        "RandGaussianNoised::prob": task.noise_prob,
+    }
+
+
+TASKS: dict[str, Callable[[], dict[Stack, Values]]] = {"whole_body": _whole_body}

@@ -1,0 +1,179 @@
+"""Handlers for MONAI engines: seeds, progress, checkpoints that resume, frozen encoders."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.data.utils import set_rnd
+from monai.handlers import TensorBoardStatsHandler
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from ctfm.batchnorm import batch_norms
+from ctfm.errors import UserError
+
+__all__ = [
+    "EpochSeed",
+    "FreezeEncoder",
+    "TensorBoard",
+    "TrainingProgress",
+    "training_loss",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class EpochSeed:
+    """Seed every source of randomness from (seed, epoch, rank) at the start of each epoch.
+
+    The random states are then a function of the epoch: a run that was killed and resumed draws
+    what it would have drawn. Put it first among the trainer's handlers.
+
+    Args:
+        seed: of the whole run.
+        dataset: its random transforms are seeded.
+    """
+
+    def __init__(self, seed: int, dataset: Any) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Run before anything is drawn."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Seed torch, numpy, Python and the transforms; tell a distributed sampler the epoch."""
+        entropy = (self.seed, engine.state.epoch, idist.get_rank())
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        set_rnd(self.dataset, seed)
+        sampler: Any = getattr(engine.state.dataloader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(engine.state.epoch)
+
+
+class TrainingProgress:
+    """A progress bar with loss and speed for each epoch, and one line that stays.
+
+    Args:
+        evaluator: its key metric is added to the line after an evaluation.
+    """
+
+    def __init__(self, evaluator: Any = None) -> None:
+        self.evaluator = evaluator
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Draw on rank 0 alone; a log file gets the line, a terminal the bar too."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
+        if idist.get_rank() == 0:
+            bar = ProgressBar(persist=False, desc="training", disable=None)
+            bar.attach(engine, output_transform=training_loss)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._line)
+
+    def _start(self, _engine: Any) -> None:
+        self.losses = []
+
+    def _note(self, engine: Any) -> None:
+        loss = training_loss(engine.state.output)["loss"]
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the loss became {loss} in epoch {engine.state.epoch}, iteration "
+                f"{engine.state.iteration}: lower learning_rate, or check the images for NaN"
+            )
+        self.losses.append(loss)
+
+    def _line(self, engine: Any) -> None:
+        state = engine.state
+        seconds = state.times["EPOCH_COMPLETED"] or 0.0
+        line = (
+            f"epoch {state.epoch}/{state.max_epochs}  loss {np.mean(self.losses):.4f}  "
+            f"{len(self.losses) / max(seconds, 1e-9):.2f} it/s"
+        )
+        evaluator = self.evaluator
+        if (
+            evaluator is not None
+            and evaluator.state.epoch == state.epoch
+            and evaluator.state.metrics
+        ):
+            name = evaluator.state.key_metric_name
+            line += f"  {name} {evaluator.state.metrics[name]:.4f}"
+            line += f" (best {evaluator.state.best_metric:.4f})"
+        logger.info(line)
+
+
+class TensorBoard:
+    """Curves of loss and metrics for TensorBoard, from rank 0, on disk after each epoch.
+
+    Args:
+        log_dir: folder of the event files.
+        iteration_log: also the loss of each iteration; False for evaluators.
+    """
+
+    def __init__(self, log_dir: str, iteration_log: bool = True) -> None:
+        self.log_dir = log_dir
+        self.iteration_log = iteration_log
+
+    def attach(self, engine: Engine) -> None:
+        """Attach MONAI's handler where this process is the one that writes."""
+        if idist.get_rank() != 0:
+            return
+        writer = SummaryWriter(self.log_dir)
+        TensorBoardStatsHandler(
+            writer, iteration_log=self.iteration_log, output_transform=training_loss
+        ).attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, writer.flush)
+
+
+class FreezeEncoder:
+    """Train the decoder alone for the first epochs, then everything.
+
+    Args:
+        network: with an `encoder`, wrapped for distributed training or not.
+        epochs: how many; 0 never freezes.
+    """
+
+    def __init__(self, network: nn.Module, epochs: int) -> None:
+        self.network = network
+        self.encoder: nn.Module = getattr(network, "module", network).encoder  # type: ignore[assignment]
+        self.epochs = epochs
+        self.frozen = False
+
+    def attach(self, engine: Engine) -> None:
+        """Look at the start of each epoch."""
+        if self.epochs > 0:
+            engine.add_event_handler(Events.EPOCH_STARTED, self)
+            for layer in batch_norms(self.encoder):
+                layer.register_forward_pre_hook(self._hold)
+
+    def __call__(self, engine: Any) -> None:
+        """Freeze or thaw; the frozen encoder's BatchNorm statistics stay as they are."""
+        frozen = engine.state.epoch <= self.epochs
+        if frozen != self.frozen:
+            logger.info(
+                "epoch %d: encoder %s", engine.state.epoch, "frozen" if frozen else "thawed"
+            )
+        self.frozen = frozen
+        for parameter in self.encoder.parameters():
+            parameter.requires_grad_(not frozen)
+
+    def _hold(self, layer: nn.Module, _inputs: Any) -> None:
+        if self.frozen:
+            layer.training = False
+
+
+def training_loss(output: Any) -> dict[str, float]:
+    """``{"loss": value}`` from what a MONAI trainer keeps of an iteration, decollated or not."""
+    first = output[0] if isinstance(output, list) else output
+    return {"loss": float(first["loss"].detach())}

@@ -1,0 +1,55 @@
+"""Inferers that MONAI lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from monai.inferers import Inferer, SimpleInferer
+
+__all__ = ["AutocastInferer"]
+
+
+class AutocastInferer(Inferer):
+    """Run the network in the fast number format of the device, and return float32.
+
+    MONAI's engines autocast for CUDA alone. On two cores a training step of a narrow SegResNetDS
+    takes about a quarter of the time in bfloat16.
+
+    Args:
+        inferer: how the network is applied; None: `SimpleInferer`.
+        enabled: False computes in float32.
+
+    The format is float16 on CUDA, bfloat16 on CPUs with instructions for it, and float32 elsewhere.
+    """
+
+    def __init__(self, inferer: Inferer | None = None, enabled: bool = True) -> None:
+        super().__init__()
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.enabled = enabled
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Apply `network` to `inputs` (B, C, D, H, W); outputs are float32."""
+        return self.inferer(inputs, partial(self._forward, network), *args, **kwargs)
+
+    def _forward(self, network: Callable[..., Any], inputs: torch.Tensor, *args: Any) -> Any:
+        dtype = fast_dtype(inputs.device.type) if self.enabled else torch.float32
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
+            outputs = network(inputs, *args)
+        if isinstance(outputs, torch.Tensor):
+            return outputs.float()
+        return [output.float() for output in outputs]
+
+
+def fast_dtype(device_type: str) -> torch.dtype:
+    """The number format in which this kind of device convolves fastest."""
+    if device_type == "cuda":
+        return torch.float16
+    if device_type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if supported else torch.float32
+    return torch.float32

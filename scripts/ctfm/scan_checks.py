@@ -1,0 +1,114 @@
+"""Is this a three-dimensional CT in Hounsfield units? If not: what is it, and what to do."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctfm.errors import UserError
+
+__all__ = ["check_ct"]
+
+logger = logging.getLogger(__name__)
+
+#: A scan shows air, outside the body or inside it; HU below this are air.
+AIR_HU = -500
+#: Fewer slices along any axis than this are a slice or a scout, not a volume.
+MIN_SLICES = 8
+#: Label maps have few values; a CT has thousands.
+MASK_VALUES = 130
+
+
+def check_ct(image: Any, path: str, input_check: str = "error") -> None:
+    """Refuse what is not a three-dimensional CT in Hounsfield units.
+
+    Args:
+        image: `MetaTensor` (C, X, Y, Z) with its affine.
+        path: named in messages.
+        input_check: "error", "warn" or "off", for what only the values tell. Shape, orientation
+            and NaN are refused always: nothing could be computed.
+
+    Raises:
+        UserError: with what was found and what to do.
+    """
+    for problem in (_shape_problem(image), _affine_problem(image), _finite_problem(image)):
+        if problem:
+            raise UserError(f"{path}: {problem}")
+    if input_check == "off":
+        return
+    problem = _value_problem(image) or _header_problem(image)
+    if problem and input_check == "error":
+        raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
+    if problem:
+        logger.warning("%s: %s; going on, as input_check is warn", path, problem)
+
+
+def _shape_problem(image: Any) -> str | None:
+    shape = tuple(image.shape)
+    if len(shape) != 4 or shape[0] != 1:
+        return (
+            f"has {shape[0]} channels or time points (shape {shape}), not one three-dimensional "
+            "volume: extract one volume"
+        )
+    if min(shape[1:]) < MIN_SLICES:
+        return (
+            f"has only {min(shape[1:])} slices along one axis (shape {shape[1:]}): "
+            f"at least {MIN_SLICES} are needed; give the whole series, not a slice or a scout"
+        )
+    return None
+
+
+def _affine_problem(image: Any) -> str | None:
+    affine = np.asarray(image.affine, dtype=float)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or (spacing <= 0).any():
+        return "has no readable orientation (affine singular or not finite): fix the header"
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.1:
+        return "has no readable orientation (axes not independent): fix the header"
+    if spacing.max() > 50 or spacing.min() < 0.01:
+        sizes = ", ".join(f"{s:.4g}" for s in spacing)
+        return f"has voxels of {sizes} mm: the header is wrong; spacing must be in mm"
+    return None
+
+
+def _finite_problem(image: Any) -> str | None:
+    bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
+    if bad:
+        return f"has {bad} voxels that are NaN or infinite: replace them (air is -1024 HU)"
+    return None
+
+
+def _value_problem(image: Any) -> str | None:
+    values = torch.as_tensor(image)
+    low, high = float(values.min()), float(values.max())
+    span = f"values {low:.0f}..{high:.0f}"
+    if low < AIR_HU:
+        return None
+    if high == low:
+        return f"is constant ({span}): not an image"
+    sample = values.flatten()[:: max(1, values.numel() // 200_000)]
+    if low >= 0 and high <= 255 and len(torch.unique(sample)) <= MASK_VALUES:
+        whole = bool((sample == sample.round()).all())
+        if whole and float((sample == 0).float().mean()) > 0.3:
+            return f"looks like a label map or mask ({span}, few of them): give the CT itself"
+    if low >= 0 and high <= 255:
+        return f"is not a CT in Hounsfield units ({span}, an 8-bit picture): export it as HU"
+    if low >= 0 and high > 1500:
+        return (
+            f"is not in Hounsfield units ({span}): the rescale intercept seems lost; "
+            "subtract 1024, or export it again"
+        )
+    return (
+        f"shows no air ({span}, nothing below {AIR_HU} HU): not a CT, or its background was "
+        "masked; give the scan as the scanner wrote it"
+    )
+
+
+def _header_problem(image: Any) -> str | None:
+    meta = image.meta
+    if "qform_code" in meta and int(meta["qform_code"]) == 0 and int(meta["sform_code"]) == 0:
+        return "does not say how it is oriented (qform and sform code 0): set the orientation"
+    return None

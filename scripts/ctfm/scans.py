@@ -1,0 +1,203 @@
+"""Scans as users bring them: which files, are they CT, and going on when one is not."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset, ITKReader, MetaTensor, NibabelReader
+from monai.data.utils import list_data_collate
+from monai.transforms import EnsureChannelFirst
+
+from ctfm.errors import UserError, one_line
+
+__all__ = [
+    "Failure",
+    "ScanDataset",
+    "check_file",
+    "collate_scans",
+    "find_scans",
+    "result_name",
+]
+
+logger = logging.getLogger(__name__)
+
+NIFTI = (".nii", ".nii.gz")
+SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def find_scans(
+    source: str | Sequence[str], key: str = "image", exclude: str | None = None
+) -> list[dict[str, str]]:
+    """List the scans that a file, a glob pattern or a folder (with its subfolders) names.
+
+    Args:
+        source: path or pattern, or a list of them.
+        key: name of the item in each row.
+        exclude: folder whose files are left out, such as results inside the input folder.
+
+    Returns:
+        One ``{key: path, "name": NAME}`` a scan, sorted, without repetitions. NAME is the file's
+        without suffix, below the subfolders that the scans do not share.
+
+    Raises:
+        UserError: nothing is there, or the folder holds no scan.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    paths = sorted({str(path) for one in sources for path in _expand(str(one))})
+    if exclude is not None:
+        paths = [p for p in paths if not Path(p).resolve().is_relative_to(Path(exclude).resolve())]
+    names = _result_names(paths)
+    return [{key: path, "name": names[path]} for path in paths]
+
+
+def _result_names(paths: Sequence[str]) -> dict[str, str]:
+    """Name each result after its scan and the subfolders that tell the scans apart."""
+    folders = [Path(path).resolve().parent for path in paths]
+    root = Path(os.path.commonpath(folders)) if folders else Path()
+    stems = {p: str(f.relative_to(root) / stem(p)) for p, f in zip(paths, folders, strict=True)}
+    counts = Counter(stems.values())
+    return {
+        path: name if counts[name] == 1 else str(Path(name).with_name(Path(path).name))
+        for path, name in stems.items()
+    }
+
+
+def stem(path: str) -> str:
+    """File name without the suffix of its format; ``.nii.gz`` is one suffix."""
+    name = Path(path).name
+    suffix = next(
+        (s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), ""
+    )
+    return name[: len(name) - len(suffix)] or name
+
+
+def result_name(row: Any, image_key: str) -> str:
+    """What results of this row are called: as `find_scans` named it, or after its file."""
+    return str(row.get("name") or stem(str(row[image_key].meta["filename_or_obj"])))
+
+
+def _expand(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if not source:
+        raise UserError("no input is given: pass --input FILE, FOLDER or 'PATTERN*.nii.gz'")
+    if path.is_dir():
+        found = [p for p in sorted(path.rglob("*")) if _is_scan(p)]
+        if not found:
+            raise UserError(f"{path}: no scan in this folder: looked for {', '.join(SUFFIXES)}")
+        return found
+    if path.exists():
+        return [path]
+    matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+    if not matches:
+        raise UserError(f"{path}: no such file, folder or pattern: check the path")
+    return matches
+
+
+def _is_scan(path: Path) -> bool:
+    name = path.name.lower()
+    return path.is_file() and name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def check_file(path: str) -> None:
+    """Refuse a path that is missing, empty, or of a format that is not read.
+
+    Raises:
+        UserError: with what is wrong and what to do.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise UserError(f"{path}: no such file: check the path")
+    if file.is_file() and file.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty: export or download it again")
+    if file.is_file() and not file.name.lower().endswith(SUFFIXES):
+        raise UserError(
+            f"{path}: not a format that is read here ({', '.join(SUFFIXES)}): convert it to NIfTI"
+        )
+
+
+def read_scan(path: str) -> MetaTensor:
+    """Read a volume: NIfTI by nibabel, which keeps any affine exactly, the rest by ITK.
+
+    Returns:
+        (1, X, Y, Z), float32, axes as stored, with the affine to RAS+ in mm.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another format.
+    """
+    check_file(path)
+    reader = NibabelReader() if path.lower().endswith(NIFTI) else ITKReader()
+    try:
+        array, meta = reader.get_data(reader.read(path))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or "no reason given"
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {reason}): the file is damaged "
+            "or not an image; export or download it again"
+        ) from error
+    meta["filename_or_obj"] = path
+    image = MetaTensor.ensure_torch_and_prune_meta(np.asarray(array, dtype=np.float32), meta)
+    return EnsureChannelFirst()(image)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A scan that could not be processed.
+
+    Attributes:
+        path: the scan.
+        reason: one line.
+    """
+
+    path: str
+    reason: str
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error: a user's own as it says, any other with its type."""
+    known = one_line(error)
+    if known is not None:
+        return known
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out of memory: pass --stitch_device cpu, lower --sw_batch_size, or add low_res.yaml"
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+class ScanDataset(Dataset):
+    """A dataset in which one bad scan does not stop the others: it comes out as a `Failure`.
+
+    Args:
+        data: rows with a path under `key`.
+        transform: preprocessing.
+        key: item that names the scan.
+    """
+
+    def __init__(self, data: Sequence[Any], transform: Any = None, key: str = "image") -> None:
+        super().__init__(data=data, transform=transform)
+        self.key = key
+
+    def __getitem__(self, index: Any) -> Any:
+        """The transformed row, or a `Failure`; a slice gives a subset, as in MONAI."""
+        if not isinstance(index, int):
+            return super().__getitem__(index)
+        try:
+            return self._transform(index)
+        except Exception as error:
+            path = str(self.data[index][self.key])
+            logger.debug("%s", path, exc_info=True)
+            return Failure(path, describe(error).removeprefix(f"{path}: "))
+
+
+def collate_scans(batch: list[Any]) -> Any:
+    """MONAI's collation; a `Failure` passes through alone (batches hold one scan)."""
+    failures = [item for item in batch if isinstance(item, Failure)]
+    return failures[0] if failures else list_data_collate(batch)

@@ -1,0 +1,136 @@
+"""Transforms that MONAI lacks: reading a scan with its checks, class lookups, crop positions."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type
+
+from ctfm.errors import UserError
+from ctfm.scan_checks import check_ct
+from ctfm.scans import read_scan
+
+__all__ = ["ClassPositionsd", "LoadScand", "MapClassesd"]
+
+
+class LoadScand(MapTransform):
+    """Read a scan and refuse what is no CT, before a network turns it into confident nonsense.
+
+    Args:
+        keys: items that hold a path (NIfTI, NRRD, MHA/MHD).
+        input_check: "error" refuses what `ctfm.scan_checks.check_ct` finds, "warn" prints it and
+            goes on, "off" does not look at the values (for label maps).
+
+    Raises:
+        ctfm.errors.UserError: the file is missing, unreadable, or (with "error") no CT.
+    """
+
+    def __init__(self, keys: KeysCollection, input_check: str = "error") -> None:
+        super().__init__(keys)
+        if input_check not in ("error", "warn", "off"):
+            raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
+        self.input_check = input_check
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each path by a `MetaTensor` (1, X, Y, Z), float32, with its affine."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            path = str(result[key])
+            result[key] = read_scan(path)
+            check_ct(result[key], path, self.input_check)
+        return result
+
+
+class MapClassesd(MapTransform):
+    """Exchange class ids by one table lookup; every id that is not listed becomes background.
+
+    MONAI's `MapLabelValued` passes over the volume once per class, 117 times for a whole body.
+
+    Args:
+        keys: items that hold label maps with non-negative integer values.
+        source: ids as they come.
+        target: ids as they go, one for each of `source`.
+        dtype: torch type of the result.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        source: Sequence[int],
+        target: Sequence[int],
+        dtype: torch.dtype = torch.uint8,
+    ) -> None:
+        super().__init__(keys)
+        if len(source) != len(target):
+            raise UserError(
+                f"{len(source)} class ids are mapped to {len(target)}: give one target for each"
+            )
+        self.dtype = dtype
+        self.table = torch.zeros(max(256, *(i + 1 for i in source)), dtype=dtype)
+        self.table[torch.as_tensor(list(source), dtype=torch.long)] = torch.as_tensor(
+            list(target), dtype=dtype
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Map the label maps of `keys`; shape, affine and applied operations stay."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            label = result[key]
+            plain = label.as_tensor() if isinstance(label, MetaTensor) else torch.as_tensor(label)
+            mapped = self.table.to(plain.device)[plain.long().clamp_(0, len(self.table) - 1)]
+            result[key] = convert_to_dst_type(mapped, label, dtype=self.dtype)[0]
+        return result
+
+
+class ClassPositionsd(Transform):
+    """Note where each class lies, for `RandCropByLabelClassesd(indices_key=…)`.
+
+    One sort over the labelled voxels in place of MONAI's pass per class, and a bounded number of
+    positions per class, so that the result can be cached. A scan that shows none of the classes
+    gives positions all over it under the first class, so that it is cropped at random.
+
+    Args:
+        label_key: item with a label map (1, D, H, W) of values 0..num_classes-1.
+        indices_key: item that receives the positions.
+        num_classes: number of classes, background included.
+        max_samples_per_class: positions kept of each class, evenly spread over it.
+    """
+
+    def __init__(
+        self,
+        label_key: str,
+        indices_key: str,
+        num_classes: int,
+        max_samples_per_class: int = 10_000,
+    ) -> None:
+        self.label_key = label_key
+        self.indices_key = indices_key
+        self.num_classes = num_classes
+        self.max_samples_per_class = max_samples_per_class
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add a list of `num_classes` tensors of flat positions; background's is empty."""
+        label = torch.as_tensor(data[self.label_key]).reshape(-1).numpy()
+        labelled = np.flatnonzero(label)
+        order = np.argsort(label[labelled], kind="stable")
+        counts = np.bincount(label[labelled].astype(np.int64), minlength=self.num_classes)
+        if len(counts) > self.num_classes:
+            raise UserError(
+                f"the label holds class {len(counts) - 1}, the network has {self.num_classes}: "
+                "check class_ids against the label files"
+            )
+        groups = np.split(labelled[order], np.cumsum(counts)[:-1])
+        if not len(labelled):
+            groups[1] = np.arange(label.size)
+        return {**data, self.indices_key: [self._thin(group) for group in groups]}
+
+    def _thin(self, positions: np.ndarray[Any, Any]) -> torch.Tensor:
+        keep = min(len(positions), self.max_samples_per_class)
+        chosen = np.linspace(0, len(positions) - 1, keep).astype(np.int64) if keep else slice(0)
+        return torch.from_numpy(positions[chosen].astype(np.int64))

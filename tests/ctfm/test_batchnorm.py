@@ -1,0 +1,82 @@
+"""Running statistics that evaluation can rely on."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ctfm.batchnorm import BatchNormStatistics, freeze_statistics, measure_statistics
+
+
+@pytest.fixture
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(1, 4, 1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1))
+
+
+@pytest.fixture
+def batches() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 1, 4, 4, 4, generator=generator) * (i + 1) + i for i in range(5)]
+
+
+def test_measured_statistics_are_the_average_over_the_batches(network, batches) -> None:
+    features = [network[0](x) for x in batches]
+    means = torch.stack([f.mean((0, 2, 3, 4)) for f in features])
+    variances = torch.stack([f.var((0, 2, 3, 4)) for f in features])
+    assert measure_statistics(network, network, batches) == 5
+    torch.testing.assert_close(network[1].running_mean, means.mean(0))
+    torch.testing.assert_close(network[1].running_var, variances.mean(0))
+
+
+def test_measuring_leaves_weights_mode_and_momentum_alone(network, batches) -> None:
+    weights = copy.deepcopy([p.detach() for p in network.parameters()])
+    network.eval()
+    measure_statistics(network, network, batches)
+    assert not network.training
+    assert network[1].momentum == 0.1
+    assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
+
+
+def test_without_batches_nothing_changes(network) -> None:
+    before = copy.deepcopy(network.state_dict())
+    assert measure_statistics(network, network, []) == 0
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_frozen_statistics_make_training_and_evaluation_agree(network, batches) -> None:
+    network.train()
+    network(batches[4])
+    unfrozen = network(batches[0])
+    freeze_statistics(network)
+    before = network[1].running_mean.clone()
+    trained = network.train()(batches[0])
+    evaluated = network.eval()(batches[0])
+    assert torch.equal(trained, evaluated)
+    assert not torch.allclose(unfrozen, evaluated)
+    assert torch.equal(before, network[1].running_mean)
+    assert trained.requires_grad
+
+
+def test_handler_freezes_from_its_share_on(network, batches) -> None:
+    handler = BatchNormStatistics(network, [{"x": b} for b in batches], 3, freeze_after=0.5)
+    engine = SimpleNamespace(
+        state=SimpleNamespace(epoch=1, max_epochs=4, device="cpu"),
+        non_blocking=False,
+        prepare_batch=lambda batch, *_: (batch["x"], None),
+        inferer=lambda inputs, net: net(inputs),
+    )
+    for epoch, frozen in ((1, False), (2, False), (3, True), (4, True)):
+        engine.state.epoch = epoch
+        handler.freeze(engine)
+        network.train()(batches[0])
+        assert network[1].training is not frozen
+    expected = copy.deepcopy(network)
+    expected[1].statistics_frozen = False
+    expected[1]._forward_pre_hooks.clear()
+    measure_statistics(expected, expected, batches[:3])
+    torch.testing.assert_close(network[1].running_mean, expected[1].running_mean)

@@ -1,0 +1,195 @@
+"""Bad input is refused in one line that says what was found and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ctfm.errors import UserError
+from ctfm.scans import Failure, ScanDataset, collate_scans, find_scans
+from ctfm.transforms import LoadScand
+from support import make_ct, save
+
+
+def load(path: Path, input_check: str = "error") -> object:
+    return LoadScand("image", input_check)({"image": str(path)})["image"]
+
+
+def eight_bit(tmp_path: Path) -> Path:
+    hu = make_ct()[0].astype(float)
+    hu = ((hu - hu.min()) / (hu.max() - hu.min()) * 255).round()
+    return save(hu.astype(np.uint8), tmp_path / "x.nii.gz")
+
+
+def no_air(tmp_path: Path) -> Path:
+    return save(make_ct()[0].clip(-100), tmp_path / "x.nii.gz")
+
+
+def lost_intercept(tmp_path: Path) -> Path:
+    return save((make_ct()[0].clip(-1024) + 1024), tmp_path / "x.nii.gz")
+
+
+def mask(tmp_path: Path) -> Path:
+    return save(make_ct()[1], tmp_path / "x.nii.gz")
+
+
+def constant(tmp_path: Path) -> Path:
+    return save(np.zeros((20, 20, 20), np.int16), tmp_path / "x.nii.gz")
+
+
+def four_dimensional(tmp_path: Path) -> Path:
+    return save(np.stack([make_ct()[0]] * 2, -1), tmp_path / "x.nii.gz")
+
+
+def with_nan(tmp_path: Path) -> Path:
+    hu = make_ct()[0].astype(np.float32)
+    hu[3, 3, 3] = np.nan
+    return save(hu, tmp_path / "x.nii.gz")
+
+
+def one_slice(tmp_path: Path) -> Path:
+    return save(make_ct()[0][:, :, 20:21], tmp_path / "x.nii.gz")
+
+
+def truncated(tmp_path: Path) -> Path:
+    path = save(make_ct()[0], tmp_path / "x.nii.gz")
+    path.write_bytes(path.read_bytes()[:5000])
+    return path
+
+
+def not_an_image(tmp_path: Path) -> Path:
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(gzip.compress(b"hello, this is no image" * 100))
+    return path
+
+
+def empty(tmp_path: Path) -> Path:
+    (tmp_path / "x.nii").touch()
+    return tmp_path / "x.nii"
+
+
+def missing(tmp_path: Path) -> Path:
+    return tmp_path / "x.nii.gz"
+
+
+def other_format(tmp_path: Path) -> Path:
+    (tmp_path / "x.png").write_bytes(b"png")
+    return tmp_path / "x.png"
+
+
+def flat_affine(tmp_path: Path) -> Path:
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 1] = affine[:3, 0]
+    image = nib.Nifti1Image(make_ct()[0], None)
+    image.header.set_sform(affine, 1)
+    image.header.set_zooms((3, 3, 3))
+    nib.save(image, tmp_path / "x.nii.gz")
+    return tmp_path / "x.nii.gz"
+
+
+def no_orientation(tmp_path: Path) -> Path:
+    image = nib.Nifti1Image(make_ct()[0], None)
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    nib.save(image, tmp_path / "x.nii.gz")
+    return tmp_path / "x.nii.gz"
+
+
+VALUES = [
+    (eight_bit, "not a CT in Hounsfield units .values 0..255"),
+    (no_air, "shows no air"),
+    (lost_intercept, "rescale intercept seems lost"),
+    (mask, "looks like a label map or mask"),
+    (constant, "is constant"),
+    (no_orientation, "does not say how it is oriented"),
+]
+STRUCTURE = [
+    (four_dimensional, r"2 channels or time points .*extract one volume"),
+    (with_nan, "1 voxels that are NaN or infinite"),
+    (one_slice, "only 1 slices"),
+    (truncated, "cannot be read"),
+    (not_an_image, "cannot be read"),
+    (empty, "file is empty"),
+    (missing, "no such file"),
+    (other_format, "not a format that is read"),
+    (flat_affine, "no readable orientation"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), VALUES + STRUCTURE)
+def test_bad_input_is_refused_with_its_reason(make, message, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(make(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "message"), VALUES)
+def test_values_can_be_let_through_with_a_warning(
+    make, message, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="ctfm.scan_checks"):
+        load(make(tmp_path), "warn")
+    assert len(caplog.records) == 1
+    assert "going on" in caplog.text
+
+
+def test_a_ct_is_read_as_it_is(ct: Path) -> None:
+    image = load(ct)
+    assert image.shape == (1, 40, 40, 40)
+    np.testing.assert_array_equal(image[0], make_ct()[0])
+    np.testing.assert_allclose(image.affine, np.diag([3, 3, 3, 1]))
+
+
+def test_unknown_check_is_refused() -> None:
+    with pytest.raises(UserError, match="choose error, warn or off"):
+        LoadScand("image", "maybe")
+
+
+def test_real_scan_that_is_no_ct_is_refused(real_data: Path) -> None:
+    with pytest.raises(UserError, match="8-bit picture"):
+        load(real_data / "not_hu_rotated.nii.gz")
+    with pytest.raises(UserError, match="shows no air"):
+        load(real_data / "ct_head_angio.nii.gz")
+
+
+def test_real_ct_is_accepted(real_data: Path) -> None:
+    assert load(real_data / "ct_torso_3mm.nii.gz").shape == (1, 122, 101, 112)
+
+
+class TestFindScans:
+    def test_folder_is_searched_and_results_are_named_apart(self, tmp_path: Path) -> None:
+        for name in ("s1/ct.nii.gz", "s2/ct.nii.gz", "s2/ct.mha", "s2/notes.txt", "s2/.hidden.nii"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        rows = find_scans(str(tmp_path))
+        assert [row["name"] for row in rows] == ["s1/ct", "s2/ct.mha", "s2/ct.nii.gz"]
+
+    def test_glob_and_single_file(self, ct: Path) -> None:
+        assert find_scans(str(ct.parent / "*.nii.gz")) == find_scans(str(ct))
+        assert find_scans(str(ct)) == [{"image": str(ct), "name": "ct"}]
+
+    def test_results_inside_the_input_are_not_taken_for_input(self, ct: Path) -> None:
+        save(make_ct()[1], ct.parent / "out" / "ct_seg.nii.gz")
+        assert len(find_scans(str(ct.parent), exclude=str(ct.parent / "out"))) == 1
+
+    @pytest.mark.parametrize(("source", "message"), [("nowhere", "no such"), ("", "no input")])
+    def test_nothing_there_is_an_error(self, source: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            find_scans(source)
+
+    def test_empty_folder_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"no scan in this folder.*\.nrrd"):
+            find_scans(str(tmp_path))
+
+
+def test_one_bad_scan_does_not_stop_the_others(ct: Path) -> None:
+    rows = [{"image": str(ct)}, {"image": "nowhere.nii"}]
+    data_set = ScanDataset(rows, transform=LoadScand("image"))
+    batches = [collate_scans([data_set[i]]) for i in range(2)]
+    assert batches[0]["image"].shape == (1, 1, 40, 40, 40)
+    assert batches[1] == Failure("nowhere.nii", "no such file: check the path")

@@ -1,0 +1,96 @@
+"""Lookups and crop positions against MONAI's own, slower, transforms."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import ClassesToIndices, MapLabelValue, RandCropByLabelClassesd
+
+from ctfm.errors import UserError
+from ctfm.transforms import ClassPositionsd, LoadScand, MapClassesd
+
+
+@pytest.fixture
+def label() -> MetaTensor:
+    rng = np.random.default_rng(0)
+    array = rng.choice([0, 0, 0, 1, 2, 5, 117], size=(1, 9, 8, 7)).astype(np.uint8)
+    return MetaTensor(torch.from_numpy(array), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+
+
+class TestMapClasses:
+    def test_listed_ids_are_exchanged_as_by_monai(self, label: MetaTensor) -> None:
+        source, target = [1, 2, 5, 117], [3, 1, 2, 4]
+        ours = MapClassesd("label", source, target)({"label": label})["label"]
+        monai = MapLabelValue(source, target)(label)
+        np.testing.assert_array_equal(ours.numpy(), np.asarray(monai))
+        assert ours.dtype == torch.uint8
+
+    def test_other_ids_become_background(self, label: MetaTensor) -> None:
+        mapped = MapClassesd("label", [5], [1])({"label": label})["label"]
+        np.testing.assert_array_equal(mapped.numpy(), (label.numpy() == 5).astype(np.uint8))
+
+    def test_there_and_back_is_the_identity(self, label: MetaTensor) -> None:
+        ids = [1, 2, 5, 117]
+        there = MapClassesd("label", ids, range(1, 5))({"label": label})
+        back = MapClassesd("label", range(1, 5), ids)(there)["label"]
+        assert torch.equal(back, label)
+        np.testing.assert_array_equal(back.affine, label.affine)
+
+    def test_lengths_must_agree(self) -> None:
+        with pytest.raises(UserError, match="2 class ids are mapped to 1"):
+            MapClassesd("label", [1, 2], [1])
+
+
+class TestClassPositions:
+    def positions(self, label: torch.Tensor, **options: int) -> list[torch.Tensor]:
+        transform = ClassPositionsd("label", "positions", **options)
+        return transform({"label": label})["positions"]
+
+    def test_positions_are_those_of_monai(self, label: MetaTensor) -> None:
+        mapped = MapClassesd("label", [1, 2, 5, 117], range(1, 5))({"label": label})["label"]
+        ours = self.positions(mapped, num_classes=7)
+        monai = ClassesToIndices(num_classes=7)(mapped)
+        assert len(ours) == 7
+        assert len(ours[0]) == 0, "background is never a crop's centre"
+        for mine, theirs in zip(ours[1:], monai[1:], strict=True):
+            np.testing.assert_array_equal(mine.numpy(), np.asarray(theirs))
+
+    def test_positions_are_bounded_and_spread(self) -> None:
+        label = torch.ones(1, 10, 10, 10, dtype=torch.uint8)
+        found = self.positions(label, num_classes=2, max_samples_per_class=11)[1]
+        assert len(found) == 11
+        assert (found[0], found[-1]) == (0, 999)
+
+    def test_scan_without_any_class_is_cropped_anywhere(self) -> None:
+        label = torch.zeros(1, 6, 6, 6, dtype=torch.uint8)
+        found = self.positions(label, num_classes=3)
+        assert [len(f) for f in found] == [0, 216, 0]
+
+    def test_label_beyond_the_network_is_refused(self, label: MetaTensor) -> None:
+        with pytest.raises(UserError, match="class 117, the network has 3"):
+            self.positions(label, num_classes=3)
+
+    def test_crops_are_centred_on_the_classes(self) -> None:
+        label = torch.zeros(1, 20, 20, 20, dtype=torch.uint8)
+        label[0, 10, 10, 10] = 2
+        data = ClassPositionsd("label", "positions", num_classes=3)({"label": label})
+        crop = RandCropByLabelClassesd(
+            "label", "label", (4, 4, 4), [0, 1, 1], 3, indices_key="positions", warn=False
+        )
+        assert all(2 in crop(dict(data))[0]["label"] for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        LoadScand("image"),
+        MapClassesd("label", [3], [1]),
+        ClassPositionsd("label", "positions", num_classes=2),
+    ],
+)
+def test_transforms_can_be_sent_to_workers(transform: object) -> None:
+    assert type(pickle.loads(pickle.dumps(transform))) is type(transform)
