@@ -10,6 +10,7 @@ import json
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -188,8 +189,8 @@ def check_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             entries, broken = archive.infolist(), archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no readable zip: {error}") from error
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is no readable zip: {error}; download or pack it again") from error
     if broken:
         raise UserError(f"{path.name}: {broken} is damaged; download or pack it again")
     if outside := [e.filename for e in entries if leaves(e.filename) or _is_link(e)]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator, Mapping
+from filecmp import cmp
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any
@@ -64,10 +65,15 @@ def check_targets(root: Path) -> str:
     contents = [_load(path) for path in config_paths(root)]
     contents += [parser.get() for parser in _stacks(root)[0].values()]
     components = list(_components(contents))
+    note = ""
+    if _has_another_package(root):
+        components = [one for one in components if not _is_own(str(one["_target_"]))]
+        note = f"; those of the bundle's {PACKAGE} not looked at: it is another than the one here"
     wrong = {flaw for one in components if (flaw := _flaw(one, locator))}
     if wrong:
         raise UserError("; ".join(sorted(wrong)))
-    return f"{len({str(one['_target_']) for one in components})} targets take their arguments"
+    number = len({str(one["_target_"]) for one in components})
+    return f"{number} targets take their arguments{note}"
 
 
 def check_contract(root: Path) -> str:
@@ -87,7 +93,7 @@ def check_package(root: Path) -> str:
     names = {str(one["_target_"]) for one in _components(contents)}
     for path in sorted(folder.rglob("*.py")):
         names |= _imported(path)
-    own = sorted(name for name in names if name.startswith(f"{PACKAGE}."))
+    own = sorted(filter(_is_own, names))
     if missing := [name for name in own if not _defined(root, name)]:
         raise UserError(f"the bundle's copy of {PACKAGE} lacks {', '.join(missing)}")
     return f"the copy of {PACKAGE} defines all {len(own)} names that are used"
@@ -229,6 +235,20 @@ def _flaw(component: Mapping[str, Any], locator: ComponentLocator) -> str | None
     except TypeError as error:
         return f"{target}: {error}"
     return None
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(f"{PACKAGE}.")
+
+
+def _has_another_package(root: Path) -> bool:
+    """Whether the bundle carries a copy of the package that differs from the running one."""
+    here, copy = Path(__file__).parent, root / PACKAGE
+    if not copy.is_dir():
+        return False
+    files = {p.relative_to(f) for f in (here, copy) for p in f.rglob("*.py")}
+    pairs = ((here / name, copy / name) for name in files)
+    return any(not a.is_file() or not b.is_file() or not cmp(a, b, False) for a, b in pairs)
 
 
 def _imported(path: Path) -> set[str]:

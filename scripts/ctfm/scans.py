@@ -31,18 +31,25 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii", ".nii.gz")
+#: What a segmentation is called, after the name of its scan.
+RESULT_SUFFIX = "_seg.nii.gz"
 SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def find_scans(
-    source: str | Sequence[str], key: str = "image", exclude: str | None = None
+    source: str | Sequence[str],
+    key: str = "image",
+    output_dir: str | None = None,
+    overwrite: bool = True,
 ) -> list[dict[str, str]]:
     """List the scans that a file, a glob pattern or a folder (with its subfolders) names.
 
     Args:
         source: path or pattern, or a list of them.
         key: name of the item in each row.
-        exclude: folder whose files are left out, such as results inside the input folder.
+        output_dir: folder of the results; what lies there is not taken for input.
+        overwrite: False leaves out the scans whose result is there, so that a run over a folder
+            that was stopped goes on.
 
     Returns:
         One ``{key: path, "name": NAME}`` a scan, sorted, without repetitions. NAME is the file's
@@ -53,9 +60,12 @@ def find_scans(
     """
     sources = [source] if isinstance(source, str) else list(source)
     paths = sorted({str(path) for one in sources for path in _expand(str(one))})
-    if exclude is not None:
-        paths = [p for p in paths if not Path(p).resolve().is_relative_to(Path(exclude).resolve())]
+    results = Path(output_dir).resolve() if output_dir is not None else None
+    if results is not None:
+        paths = [p for p in paths if not Path(p).resolve().is_relative_to(results)]
     names = _result_names(paths)
+    if results is not None and not overwrite:
+        paths = [p for p in paths if not (results / f"{names[p]}{RESULT_SUFFIX}").exists()]
     return [{key: path, "name": names[path]} for path in paths]
 
 

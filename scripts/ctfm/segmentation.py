@@ -21,7 +21,7 @@ from ctfm.errors import UserError
 from ctfm.files import atomic_path
 from ctfm.metrics import ClassScore, format_table, segmentation_scores, summarise, write_report
 from ctfm.preview import preview
-from ctfm.scans import Failure, describe, read_scan, result_name
+from ctfm.scans import RESULT_SUFFIX, Failure, describe, read_scan, result_name
 
 __all__ = ["SaveSegmentationd", "ScanEvaluator", "SegmentationReport"]
 
@@ -70,7 +70,7 @@ class ScanEvaluator(SupervisedEvaluator):
                 f"{len(self.failures)} of {total} scans failed, as listed above; "
                 f"{total - len(self.failures)} are done"
             )
-        logger.info("all %d scans are done", total)
+        logger.info("%s", f"all {total} scans are done" if total else "nothing is left to do")
 
 
 class SaveSegmentationd(MapTransform):
@@ -109,13 +109,14 @@ class SaveSegmentationd(MapTransform):
             base = self.output_dir / result_name(data, self.image_key)
             affine = np.asarray(meta["original_affine"], dtype=float)
             label = _on_grid(data[key], affine, meta["spatial_shape"], source)
-            path = base.with_name(f"{base.name}_seg.nii.gz")
-            _save_label_map(label, affine, path)
             self._save_names(label, affine, base, source)
             if self.preview:
-                image = read_scan(source)
                 picture = base.with_name(f"{base.name}_preview.png")
-                preview(image[0].numpy(), label, affine, self.names, picture, title=base.name)
+                image = read_scan(source)[0].numpy()
+                preview(image, label, affine, self.names, picture, title=base.name)
+            # last, because a result that is there counts as finished
+            path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
+            _save_label_map(label, affine, path)
             logger.info("%s: %d classes -> %s", source, len(np.unique(label)) - 1, path)
         return dict(data)
 

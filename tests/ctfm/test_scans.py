@@ -175,7 +175,9 @@ class TestFindScans:
 
     def test_results_inside_the_input_are_not_taken_for_input(self, ct: Path) -> None:
         save(make_ct()[1], ct.parent / "out" / "ct_seg.nii.gz")
-        assert len(find_scans(str(ct.parent), exclude=str(ct.parent / "out"))) == 1
+        out = str(ct.parent / "out")
+        assert len(find_scans(str(ct.parent), output_dir=out)) == 1
+        assert find_scans(str(ct.parent), output_dir=out, overwrite=False) == []
 
     @pytest.mark.parametrize(("source", "message"), [("nowhere", "no such"), ("", "no input")])
     def test_nothing_there_is_an_error(self, source: str, message: str) -> None:

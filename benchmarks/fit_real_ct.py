@@ -1,0 +1,151 @@
+"""Does the whole-body bundle learn a real CT, stay there, and give the same labels on any grid?
+
+A narrow network is trained through the bundle on one real CT (3 mm, class group organs), from
+random weights, on the CPU. Then `monai.bundle run` infers the scan as it is stored and a copy with
+its axes permuted and flipped. The peer is the same training with plain BatchNorm running
+statistics, as stock bundles have them.
+
+    make bench NAME=fit_real_ct ARGS="--data FOLDER [--no-peer]"
+
+FOLDER holds ct_torso_3mm.nii.gz and ct_torso_3mm_labels_fast.nii.gz (TotalSegmentator's test files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+from reporting import Row, report
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ctfm.classes import class_group
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
+IMAGE, LABEL = "ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"
+GROUP = "organs"
+CROPS_PER_EPOCH = 40
+NARROW = {"network_def::init_filters": 8, "patch": [48, 80, 80], "group": GROUP}
+TRAINING = {
+    "epochs": 24,
+    "val_interval": 2,
+    "batch_size": 1,
+    "learning_rate": 0.002,
+    "num_workers": 0,
+    "precise_statistics_batches": 40,
+    "freeze_statistics_after": 0.5,
+}
+PLAIN = {"precise_statistics_batches": 0, "freeze_statistics_after": 1.0}
+
+
+def run(stems: list[str], folder: Path, **overrides: Any) -> float:
+    """Run stacked configs as a user does; wall seconds."""
+    configs = [str(next((BUNDLE / "configs").glob(f"{stem}.*"))) for stem in stems]
+    arguments = {"config_file": configs, "bundle_root": str(BUNDLE), **overrides}
+    file = folder / "arguments.json"
+    file.write_text(json.dumps(arguments))
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
+    subprocess.run(command, cwd=folder, check=True)
+    return time.perf_counter() - start
+
+
+def train(folder: Path, data: Path, **overrides: Any) -> tuple[float, list[float]]:
+    """Train on the one scan; wall seconds and the mean Dice of each evaluation."""
+    folder.mkdir()
+    row = {"image": str(data / IMAGE), "label": str(data / LABEL)}
+    datalist = folder / "datalist.json"
+    datalist.write_text(json.dumps({"training": [row] * CROPS_PER_EPOCH, "validation": [row]}))
+    paths = {
+        "datalist": str(datalist),
+        "dataset_dir": str(data),
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "out"),
+        "cache_dir": str(folder / "cache"),
+    }
+    stems = ["train", "from_scratch", "group", "low_res"]
+    seconds = run(stems, folder, **paths, **NARROW, **TRAINING, **overrides)
+    dice: dict[int, float] = {}
+    for file in (folder / "out" / "tensorboard").iterdir():
+        events = EventAccumulator(str(file)).Reload()
+        if "val_mean_dice" in events.Tags()["scalars"]:
+            dice.update({e.step: e.value for e in events.Scalars("val_mean_dice")})
+    return seconds, [dice[step] for step in sorted(dice)]
+
+
+def turned(path: Path, target: Path) -> Path:
+    """A copy of the scan with its axes permuted and two of them flipped."""
+    image = nib.load(path)
+    change = ornt_transform(io_orientation(image.affine), axcodes2ornt("IPR"))
+    array = apply_orientation(np.asanyarray(image.dataobj), change)
+    nib.save(nib.Nifti1Image(array, image.affine @ inv_ornt_aff(change, image.shape)), target)
+    return target
+
+
+def mean_dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over the group's classes that are in `b`."""
+    ids = [i for i in class_group(GROUP).v2_ids if (b == i).any()]
+    return float(
+        np.mean([2 * ((a == i) & (b == i)).sum() / ((a == i).sum() + (b == i).sum()) for i in ids])
+    )
+
+
+def canonical(path: Path) -> np.ndarray:
+    return np.asanyarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--no-peer", action="store_true", help="train ours alone")
+    options = parser.parse_args()
+    if not (options.data / IMAGE).exists():
+        sys.exit(f"error: {options.data} has no {IMAGE}: pass --data FOLDER")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seconds, ours = train(folder / "ours", options.data)
+        plain = None if options.no_peer else train(folder / "plain", options.data, **PLAIN)[1]
+        scans = folder / "scans"
+        scans.mkdir()
+        copies = [turned(options.data / IMAGE, scans / "turned.nii.gz")]
+        copies.append(scans / "stored.nii.gz")
+        copies[1].symlink_to(options.data / IMAGE)
+        checkpoint = str(folder / "ours" / "models" / "model.pt")
+        run(["inference", "group", "low_res"], folder, **NARROW, input=str(scans),
+            output_dir=str(folder / "results"), checkpoint=checkpoint)  # fmt: skip
+        results = [folder / "results" / f"{p.name[:-7]}_seg.nii.gz" for p in copies]
+        for copy, result in zip(copies, results, strict=True):
+            scan, label = nib.load(copy), nib.load(result)
+            assert scan.shape == label.shape, "labels lie on the grid of their scan"
+            np.testing.assert_allclose(scan.affine, label.affine, atol=1e-4)
+        first, second = (canonical(result) for result in results)
+        truth = canonical(options.data / LABEL)
+        worst = min(plain[-3:]) if plain else None
+        peer = "plain BatchNorm statistics"
+        rows = [
+            Row("mean Dice, lowest of the last 3 evaluations", peer, min(ours[-3:]), worst, "Dice", ">= 0.9"),
+            Row("mean Dice, last evaluation", peer, ours[-1], plain[-1] if plain else None, "Dice", ">= 0.9"),
+            Row("training, wall time", None, seconds, None, "s", "<= 900"),
+            Row("inference against the labels, stored grid", None, mean_dice(first, truth), None, "Dice", None),
+            Row("inference, stored grid against turned grid", None, mean_dice(second, first), None, "Dice", ">= 0.98"),
+        ]  # fmt: skip
+        report("fit_real_ct", rows, evaluations=ours, evaluations_plain=plain, **TRAINING)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What every benchmark does with its figures: a table on the terminal, a JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        ours, theirs: medians over runs; None where that side was not run.
+        target: a condition on `ours` (or on `ratio`, if it starts with "ratio"), e.g. ">= 0.9".
+    """
+
+    figure: str
+    peer: str | None
+    ours: float
+    theirs: float | None
+    unit: str
+    target: str | None
+
+    @property
+    def ratio(self) -> float | None:
+        return self.theirs / self.ours if self.theirs is not None and self.ours else None
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        *what, operator, bound = self.target.split()
+        value = self.ratio if what == ["ratio"] else self.ours
+        if value is None:
+            return None
+        return value >= float(bound) if operator == ">=" else value <= float(bound)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def report(name: str, rows: Sequence[Row], **settings: Any) -> None:
+    """Print the rows and write ``results/NAME.json``."""
+    header = ("figure", "peer", "ours", "theirs", "unit", "ratio", "target", "met")
+    table = [header, *(tuple(_spell(v) for v in _values(row).values()) for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    content = {
+        "machine": machine(),
+        "settings": settings,
+        "rows": [_values(row) for row in rows],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _values(row: Row) -> dict[str, Any]:
+    values = asdict(row)
+    order = ("figure", "peer", "ours", "theirs", "unit")
+    return {
+        **{k: values[k] for k in order},
+        "ratio": row.ratio,
+        "target": row.target,
+        "met": row.met,
+    }
+
+
+def _spell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
