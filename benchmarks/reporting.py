@@ -33,10 +33,15 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        return self.theirs / self.ours if self.theirs is not None and self.ours else None
+        """Above 1 where ours is better: larger, if the target is a lower bound, else smaller."""
+        if self.theirs is None or not self.ours or not self.theirs:
+            return None
+        larger_is_better = self.target is not None and " >= " in f" {self.target}"
+        return self.ours / self.theirs if larger_is_better else self.theirs / self.ours
 
     @property
     def met(self) -> bool | None:
+        """Whether the target is met; None without a target or a value."""
         if self.target is None:
             return None
         *what, operator, bound = self.target.split()
