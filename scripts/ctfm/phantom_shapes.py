@@ -126,7 +126,7 @@ class Canvas:
     def __init__(self, shape: Array, affine: Array) -> None:
         self.affine, self._inverse = affine, np.linalg.inv(affine)
         self.size, self._swing = np.ones(3), 0.0
-        voxels = np.indices(shape, np.int16).reshape(3, -1).astype(np.float32)
+        voxels = np.indices(tuple(shape), np.int16).reshape(3, -1).astype(np.float32)
         world = affine[:3, :3].astype(np.float32) @ voxels + affine[:3, 3:].astype(np.float32)
         self._points = world.reshape(3, *shape)
         self.hu = np.full(shape, AIR, np.float32)
@@ -171,7 +171,8 @@ class Canvas:
         """HU, int16, a little blurred, with noise that is a little correlated."""
         noise = gaussian_filter(rng.normal(size=self.hu.shape).astype(np.float32), 0.6)
         image = gaussian_filter(self.hu, 0.45) + noise * np.float32(noise_hu / noise.std())
-        return np.rint(image.clip(-1024, 3071)).astype(np.int16)
+        scanned: Array = np.rint(image.clip(-1024, 3071)).astype(np.int16)
+        return scanned
 
     def _window(self, box: Array) -> tuple[slice, ...]:
         """The part of the grid that a box (2, 3) in the unbent body can reach."""
@@ -205,7 +206,8 @@ def blob(centre: Triple, radii: Triple, power: float = 2.0, turn: Triple = (0, 0
     def depth(points: Array) -> Array:
         local = np.abs(np.tensordot(frame, points - middle, 1))
         rho: Array = (local**power).sum(0) ** (1 / power)
-        return (1 - rho) * np.float32(min(radii))
+        deep: Array = (1 - rho) * np.float32(min(radii))
+        return deep
 
     return Shape(((depth, np.stack([centre - reach, centre + reach])),))
 
@@ -230,7 +232,8 @@ def loft(rows: str | Array, power: float = 2.4) -> Shape:
         x, y, rx, ry = (np.interp(z, keys[:, 0], column).astype("f4") for column in keys.T[1:])
         rho = np.abs((points[0] - x) / rx) ** power + np.abs((points[1] - y) / ry) ** power
         sides = (1 - rho ** (1 / power)) * np.minimum(rx, ry)
-        return np.minimum(sides, np.minimum(z - bottom, top - z))
+        deep: Array = np.minimum(sides, np.minimum(z - bottom, top - z))
+        return deep
 
     low, high = keys[:, 1:3] - keys[:, 3:], keys[:, 1:3] + keys[:, 3:]
     return Shape(((depth, np.array([[*low.min(0), bottom], [*high.max(0), top]])),))
