@@ -19,7 +19,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 # make demo, or make demo CT=path/to/ct.nii.gz
 demo: $(READY)
-	$(RUN) benchmarks/../scripts/demo.py $(CT)
+	$(RUN) examples/demo.py $(if $(CT),--ct "$(CT)")
 
 test: $(READY)
 	$(RUN) -m pytest

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import fire
 
-from ctfm.errors import explain_in_one_line
+from ctfm.errors import UserError, explain_in_one_line
+
+
+def _call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call `function`; an option that it does not know is a user's slip, not a defect."""
+    known = list(inspect.signature(function).parameters)[len(arguments) :]
+    for name in options:
+        if name not in known:
+            listed = ", ".join(f"--{option}" for option in known)
+            raise UserError(f"there is no option --{name}: choose from {listed}")
+    return function(*arguments, **options)
 
 
 class Weights:
@@ -65,7 +77,7 @@ class Weights:
         """
         from ctfm import weights
 
-        print(weights.inject(encoder, out, **network))
+        print(_call(weights.inject, encoder, out, **network))
 
     def verify(self, source: str, published: bool = True) -> None:
         """Say what a file holds, and whether it is sound.
@@ -92,7 +104,7 @@ class Datalist:
         """
         from ctfm.datalists.totalsegmentator import totalsegmentator
 
-        print(totalsegmentator(str(root), str(out), **options))
+        print(_call(totalsegmentator, str(root), str(out), **options))
 
 
 class Phantom:
@@ -104,11 +116,12 @@ class Phantom:
         Args:
             out: NIfTI file of the CT.
             label: NIfTI file of the labels.
-            options: seed, spacing, axcodes, oblique_degrees, noise_hu, tumors, contrast.
+            options: seed, spacing, axcodes, oblique_degrees, noise_hu, tumors, contrast, region,
+                table.
         """
         from ctfm import phantom
 
-        phantom.save(phantom.torso(**options), out, label)
+        phantom.save(_call(phantom.torso, **options), str(out), label)
 
     def head(self, out: str, label: str | None = None, **options: Any) -> None:
         """Write a head: image, and labels where asked for.
@@ -120,18 +133,18 @@ class Phantom:
         """
         from ctfm import phantom
 
-        phantom.save(phantom.head(**options), out, label)
+        phantom.save(_call(phantom.head, **options), str(out), label)
 
     def dataset(self, root: str, **options: Any) -> None:
         """Write phantoms in the layout of a TotalSegmentator v2 release.
 
         Args:
             root: folder to make.
-            options: subjects, seed, spacing.
+            options: subjects, seed, spacing, region.
         """
         from ctfm import phantom
 
-        phantom.write_dataset(str(root), **options)
+        _call(phantom.write_dataset, str(root), **options)
 
 
 class Commands:
@@ -152,7 +165,7 @@ class Commands:
         """
         from ctfm import release
 
-        print(release.pack(bundle, out, **options))
+        print(_call(release.pack, bundle, out, **options))
 
     def verify(self, bundle: str) -> None:
         """Check a bundle folder or zip; one line a check.

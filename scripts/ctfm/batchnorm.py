@@ -1,9 +1,8 @@
 """BatchNorm with batches of one or two: running statistics that evaluation can rely on.
 
 CT-FM's encoder normalises by batch. With one or two crops a process, the running statistics lag
-behind the weights and no single crop looks like them: training goes well and evaluation does not.
-Three remedies, to be combined: keep the statistics of the pretrained encoder, measure them anew
-before each evaluation, or freeze all of them for the last part of the training.
+behind the weights, and evaluation falls while training goes well. Two remedies: measure the
+statistics anew before each evaluation, or keep those of the pretrained encoder throughout.
 """
 
 from __future__ import annotations
@@ -17,7 +16,18 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["BatchNormStatistics", "batch_norms", "freeze_statistics", "measure_statistics"]
+from ctfm.errors import UserError
+
+__all__ = [
+    "MODES",
+    "BatchNormStatistics",
+    "StatisticsHold",
+    "batch_norms",
+    "measure_statistics",
+    "prepare_statistics",
+]
+
+MODES = ("batch", "frozen")
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
@@ -25,19 +35,48 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
-def freeze_statistics(network: nn.Module) -> None:
-    """Normalise by the running statistics from now on, in training too; weights still learn.
+def prepare_statistics(network: nn.Module, mode: str = "batch") -> nn.Module:
+    """Choose how a network normalises in training: the `_target_` that configs use.
+
+    Args:
+        network: changed in place, and returned.
+        mode: "batch": by the crops at hand, as published; "frozen": by the pretrained statistics,
+            which never change.
+
+    Raises:
+        UserError: there is no such mode.
+    """
+    if mode not in MODES:
+        raise UserError(f"norm_statistics is {mode!r}: choose {' or '.join(MODES)}")
+    if mode == "frozen":
+        StatisticsHold(network)
+    return network
+
+
+class StatisticsHold:
+    """Keeps BatchNorm layers at their running statistics, in training too; weights still learn.
 
     A hook holds each layer in evaluation mode, since every `network.train()` would undo it.
+
+    Args:
+        network: whose layers are held.
+        active: the hold can be lifted and taken up again.
     """
-    for layer in batch_norms(network):
-        if not getattr(layer, "statistics_frozen", False):
-            layer.statistics_frozen = True  # type: ignore[assignment]
-            layer.register_forward_pre_hook(_hold_in_evaluation_mode)
+
+    def __init__(self, network: nn.Module, active: bool = True) -> None:
+        self.active = active
+        for layer in batch_norms(network):
+            layer.register_forward_pre_hook(self.hold)
+
+    def hold(self, layer: nn.Module, _inputs: Any) -> None:
+        """Before each forward pass of a layer."""
+        if self.active:
+            layer.training = False
 
 
-def _hold_in_evaluation_mode(layer: nn.Module, _inputs: Any) -> None:
-    layer.training = False
+def _is_held(layer: nn.Module) -> bool:
+    owners = (getattr(hook, "__self__", None) for hook in layer._forward_pre_hooks.values())
+    return any(isinstance(owner, StatisticsHold) and owner.active for owner in owners)
 
 
 @torch.no_grad()
@@ -49,16 +88,14 @@ def measure_statistics(
     "Precise BatchNorm" of Wu and Johnson, Rethinking "Batch" in BatchNorm (arXiv:2105.07576).
 
     Args:
-        network: its BatchNorm layers are updated, weights are not; frozen layers stay.
+        network: its BatchNorm layers are updated, unless held; weights are not.
         forward: applies the network to one batch.
         batches: crops as in training.
 
     Returns:
         Number of batches used; with none, nothing changes.
     """
-    layers = [m for m in batch_norms(network) if not getattr(m, "statistics_frozen", False)]
-    if not layers:
-        return 0
+    layers = [layer for layer in batch_norms(network) if not _is_held(layer)]
     momenta = [layer.momentum for layer in layers]
     was_training, used = network.training, 0
     network.train()
@@ -78,44 +115,32 @@ def measure_statistics(
 
 
 class BatchNormStatistics:
-    """Handler: make evaluation follow training.
+    """Handler: measure the statistics on training crops before each evaluation.
 
-    Before each evaluation the statistics are measured on training crops, so that evaluation and
-    the checkpoints that follow it have them. From a share of the training on they are frozen:
-    what is trained from there is exactly what is evaluated. Put it before the
-    `ValidationHandler` among the trainer's handlers.
+    Evaluation, and the checkpoints that follow it, then have those of the weights as they are.
+    Put it before the `ValidationHandler` among the trainer's handlers.
 
     Args:
         network: network in training, wrapped for distributed training or not.
         loader: training data loader.
         batches: how many of its batches measure, at most one pass; 0 keeps what training left.
         interval: epochs between evaluations.
-        freeze_after: share of the epochs that is trained with batch statistics: 0 keeps the
-            pretrained ones from the start, 1 never freezes.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        loader: Iterable[Any],
-        batches: int,
-        interval: int = 1,
-        freeze_after: float = 1.0,
+        self, network: nn.Module, loader: Iterable[Any], batches: int, interval: int = 1
     ) -> None:
         self.network = network
         self.loader = loader
         self.batches = batches
         self.interval = interval
-        self.freeze_after = freeze_after
 
     def attach(self, engine: Engine) -> None:
-        """Measure at the end of each epoch that is evaluated; freeze when the share is reached."""
+        """Measure at the end of each epoch that is evaluated."""
         if self.batches > 0:
-            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.measure)
-        if self.freeze_after < 1:
-            engine.add_event_handler(Events.EPOCH_STARTED, self.freeze)
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
-    def measure(self, engine: Any) -> None:
+    def __call__(self, engine: Any) -> None:
         """Measure with the engine's own inferer, on its device."""
 
         def forward(batch: Any) -> Any:
@@ -123,11 +148,3 @@ class BatchNormStatistics:
             return engine.inferer(inputs, self.network)
 
         measure_statistics(self.network, forward, islice(self.loader, self.batches))
-
-    def freeze(self, engine: Any) -> None:
-        """Measure a last time and freeze; a run resumed after that point freezes at once."""
-        first = int(self.freeze_after * engine.state.max_epochs) + 1
-        if engine.state.epoch == first and first > 1 and self.batches > 0:
-            self.measure(engine)
-        if engine.state.epoch >= first:
-            freeze_statistics(self.network)

@@ -39,7 +39,8 @@ class Checkpoint:
         optimizer: its state is kept.
         lr_scheduler: its state is kept.
         evaluator: its key metric decides what is best.
-        interval: epochs between two saves of ``last.pt``; the final epoch is always saved.
+        interval: epochs between two saves of ``last.pt``; the final epoch and those with a new
+            best are always saved.
         resume: continue from ``last.pt`` if there is one. False starts anew and refuses to
             overwrite an unfinished or finished training.
     """
@@ -79,26 +80,36 @@ class Checkpoint:
             )
         state = self._read(last, engine.state.device)
         try:
-            self.network.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self._restore(state, engine)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{last} was written by another training ({str(error).splitlines()[0]}): "
                 "choose another ckpt_dir, or the same network and optimizer settings"
             ) from error
+        if state["epoch"] >= engine.state.max_epochs:
+            logger.info("%s: all %d epochs are done; raise epochs to go on", last, state["epoch"])
+            engine.terminate()
+        else:
+            logger.info("resuming after epoch %d from %s", state["epoch"], last)
+
+    def _restore(self, state: dict[str, Any], engine: Any) -> None:
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._restore_schedule(state["lr_scheduler"])
         if engine.scaler is not None and state["scaler"]:
             engine.scaler.load_state_dict(state["scaler"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
-        self.saved_best = True
-        if state["epoch"] >= engine.state.max_epochs:
-            logger.info("%s: all %d epochs are done; raise epochs to go on", last, state["epoch"])
-            engine.terminate()
-        else:
-            logger.info("resuming after epoch %d from %s", state["epoch"], last)
+        self.saved_best = state["best_metric_epoch"] > 0  # else model.pt is of another training
+
+    def _restore_schedule(self, state: dict[str, Any]) -> None:
+        """Go on in the schedule as long as it is now; its old length would rise again after it."""
+        schedule = vars(self.lr_scheduler)
+        length = {key: schedule[key] for key in ("t_total", "warmup_steps") if key in schedule}
+        self.lr_scheduler.load_state_dict(state)
+        schedule.update(length)
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         try:
@@ -110,8 +121,9 @@ class Checkpoint:
         return state
 
     def _save_last(self, engine: Any) -> None:
-        final = engine.state.epoch >= engine.state.max_epochs
-        if idist.get_rank() != 0 or (engine.state.epoch % self.interval and not final):
+        epoch, best = engine.state.epoch, self.evaluator.state.best_metric_epoch
+        due = epoch % self.interval == 0 or epoch in (best, engine.state.max_epochs)
+        if idist.get_rank() != 0 or not due:
             return
         _save(
             {

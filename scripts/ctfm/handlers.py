@@ -16,7 +16,7 @@ from monai.handlers import TensorBoardStatsHandler
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from ctfm.batchnorm import batch_norms
+from ctfm.batchnorm import StatisticsHold
 from ctfm.errors import UserError
 
 __all__ = [
@@ -149,13 +149,12 @@ class FreezeEncoder:
         self.encoder: nn.Module = getattr(network, "module", network).encoder  # type: ignore[assignment]
         self.epochs = epochs
         self.frozen = False
+        self.hold = StatisticsHold(self.encoder, active=False)
 
     def attach(self, engine: Engine) -> None:
         """Look at the start of each epoch."""
         if self.epochs > 0:
             engine.add_event_handler(Events.EPOCH_STARTED, self)
-            for layer in batch_norms(self.encoder):
-                layer.register_forward_pre_hook(self._hold)
 
     def __call__(self, engine: Any) -> None:
         """Freeze or thaw; the frozen encoder's BatchNorm statistics stay as they are."""
@@ -164,16 +163,12 @@ class FreezeEncoder:
             logger.info(
                 "epoch %d: encoder %s", engine.state.epoch, "frozen" if frozen else "thawed"
             )
-        self.frozen = frozen
+        self.frozen = self.hold.active = frozen
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(not frozen)
-
-    def _hold(self, layer: nn.Module, _inputs: Any) -> None:
-        if self.frozen:
-            layer.training = False
 
 
 def training_loss(output: Any) -> dict[str, float]:
     """``{"loss": value}`` from what a MONAI trainer keeps of an iteration, decollated or not."""
     first = output[0] if isinstance(output, list) else output
-    return {"loss": float(first["loss"].detach())}
+    return {"loss": float(torch.as_tensor(first["loss"]).detach())}

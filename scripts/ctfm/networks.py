@@ -9,17 +9,16 @@ from torch.nn.parallel import DistributedDataParallel
 __all__ = ["distributed"]
 
 
-def distributed(network: nn.Module, device: torch.device) -> nn.Module:
+def distributed(network: nn.Module, device: torch.device, sync: bool = True) -> nn.Module:
     """Wrap a network for training in several processes, one device each.
-
-    BatchNorm statistics are shared between GPUs, as in CT-FM's published runs: a batch of two
-    crops a process is too small for them. On CPUs torch cannot share them.
 
     Args:
         network: on `device` already.
         device: of this process.
+        sync: share BatchNorm statistics between GPUs, as in CT-FM's published runs, where two
+            crops a process are too few for them. On CPUs torch cannot share them.
     """
-    if device.type == "cuda":
+    if sync and device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(
         network,

@@ -176,9 +176,11 @@ def describe(error: BaseException) -> str:
     known = one_line(error)
     if known is not None:
         return known
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out of memory: pass --stitch_device cpu, lower --sw_batch_size, or add low_res.yaml"
+    while error.__cause__ is not None:  # MONAI wraps what a transform raises
+        error = error.__cause__
     text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        return "out of memory: pass --stitch_device cpu, lower --sw_batch_size, or add low_res.yaml"
     return f"{type(error).__name__}: {text[:300]}"
 
 

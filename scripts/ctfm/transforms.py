@@ -72,10 +72,9 @@ class MapClassesd(MapTransform):
                 f"{len(source)} class ids are mapped to {len(target)}: give one target for each"
             )
         self.dtype = dtype
-        self.table = torch.zeros(max(256, *(i + 1 for i in source)), dtype=dtype)
-        self.table[torch.as_tensor(list(source), dtype=torch.long)] = torch.as_tensor(
-            list(target), dtype=dtype
-        )
+        # numpy: a tensor does not pickle to the same bytes twice, and caches hash transforms
+        self.table = np.zeros(max(256, *(i + 1 for i in source)), dtype=np.int64)
+        self.table[list(source)] = list(target)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Map the label maps of `keys`; shape, affine and applied operations stay."""
@@ -83,7 +82,8 @@ class MapClassesd(MapTransform):
         for key in self.key_iterator(result):
             label = result[key]
             plain = label.as_tensor() if isinstance(label, MetaTensor) else torch.as_tensor(label)
-            mapped = self.table.to(plain.device)[plain.long().clamp_(0, len(self.table) - 1)]
+            table = torch.from_numpy(self.table).to(plain.device, self.dtype)
+            mapped = table[plain.long().clamp_(0, len(table) - 1)]
             result[key] = convert_to_dst_type(mapped, label, dtype=self.dtype)[0]
         return result
 

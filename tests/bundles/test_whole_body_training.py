@@ -52,7 +52,7 @@ def test_training_keeps_best_and_last(training: dict[str, Any], tmp_path: Path) 
 def test_killed_training_continues_as_if_nothing_had_happened(
     training: dict[str, Any], tmp_path: Path
 ) -> None:
-    training |= {"epochs": 4, "precise_statistics_batches": 2, "freeze_statistics_after": 0.5}
+    training |= {"epochs": 4}
     (tmp_path / "whole").mkdir()
     whole = training | {
         "output_dir": str(tmp_path / "whole" / "out"),
@@ -193,6 +193,6 @@ def test_evaluation_scores_each_case_on_its_own_grid(
 
 def test_training_learns_and_evaluation_follows(training: dict[str, Any], tmp_path: Path) -> None:
     """Batch size 1, BatchNorm: without care evaluation lags far behind training."""
-    training |= {"epochs": 30, "val_interval": 10, "freeze_statistics_after": 0.6, "val_overlap": 0}
+    training |= {"epochs": 30, "val_interval": 10, "val_overlap": 0}
     workflow = run_here("train", "from_scratch", **training)
     assert workflow.evaluator.state.metrics["val_mean_dice"] > 0.6

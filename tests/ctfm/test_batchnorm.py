@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from ctfm.batchnorm import BatchNormStatistics, freeze_statistics, measure_statistics
+from ctfm.batchnorm import (
+    BatchNormStatistics,
+    measure_statistics,
+    prepare_statistics,
+)
+from ctfm.errors import UserError
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_frozen_statistics_make_training_and_evaluation_agree(network, batches) 
     network.train()
     network(batches[4])
     unfrozen = network(batches[0])
-    freeze_statistics(network)
+    prepare_statistics(network, "frozen")
     before = network[1].running_mean.clone()
     trained = network.train()(batches[0])
     evaluated = network.eval()(batches[0])
@@ -62,21 +67,27 @@ def test_frozen_statistics_make_training_and_evaluation_agree(network, batches) 
     assert trained.requires_grad
 
 
-def test_handler_freezes_from_its_share_on(network, batches) -> None:
-    handler = BatchNormStatistics(network, [{"x": b} for b in batches], 3, freeze_after=0.5)
+def test_frozen_statistics_are_not_measured(network, batches) -> None:
+    prepare_statistics(network, "frozen")
+    before = network[1].running_mean.clone()
+    measure_statistics(network, network, batches)
+    assert torch.equal(before, network[1].running_mean)
+
+
+def test_unknown_mode_is_refused(network) -> None:
+    with pytest.raises(UserError, match="choose batch or frozen"):
+        prepare_statistics(network, "instance")
+
+
+def test_handler_measures_with_the_engine(network, batches) -> None:
+    handler = BatchNormStatistics(network, [{"x": b} for b in batches], batches=3)
     engine = SimpleNamespace(
-        state=SimpleNamespace(epoch=1, max_epochs=4, device="cpu"),
+        state=SimpleNamespace(device="cpu"),
         non_blocking=False,
         prepare_batch=lambda batch, *_: (batch["x"], None),
         inferer=lambda inputs, net: net(inputs),
     )
-    for epoch, frozen in ((1, False), (2, False), (3, True), (4, True)):
-        engine.state.epoch = epoch
-        handler.freeze(engine)
-        network.train()(batches[0])
-        assert network[1].training is not frozen
     expected = copy.deepcopy(network)
-    expected[1].statistics_frozen = False
-    expected[1]._forward_pre_hooks.clear()
     measure_statistics(expected, expected, batches[:3])
+    handler(engine)
     torch.testing.assert_close(network[1].running_mean, expected[1].running_mean)

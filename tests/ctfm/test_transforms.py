@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import pickle_hashing
 from monai.transforms import ClassesToIndices, MapLabelValue, RandCropByLabelClassesd
 
 from ctfm.errors import UserError
@@ -39,6 +40,10 @@ class TestMapClasses:
         back = MapClassesd("label", range(1, 5), ids)(there)["label"]
         assert torch.equal(back, label)
         np.testing.assert_array_equal(back.affine, label.affine)
+
+    def test_caches_recognise_it_on_the_next_run(self) -> None:
+        twins = [MapClassesd("label", [1, 2], [2, 1]) for _ in range(2)]
+        assert pickle_hashing([twins[0]]) == pickle_hashing([twins[1]])
 
     def test_lengths_must_agree(self) -> None:
         with pytest.raises(UserError, match="2 class ids are mapped to 1"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -36,27 +36,40 @@ def read_datalist(path: str, split: str, base_dir: str) -> list[Row]:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        rows = content[split]
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
-    except (KeyError, TypeError):
-        lists = [k for k, v in content.items() if isinstance(v, list)] if content else []
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path}: not a datalist: it holds {kind}, not an object with lists")
+    lists = {name: rows for name, rows in content.items() if rows and isinstance(rows, list)}
+    if split not in lists:
         raise UserError(
             f"{path}: has no list {split!r} (it has {', '.join(lists) or 'none'}): "
             "make it again with these cases, or choose another split"
-        ) from None
-    found = [_absolute(row, Path(base_dir)) for row in rows]
-    missing = [row[k] for row in found for k in PATHS if k in row and not Path(row[k]).exists()]
+        )
+    for number, row in enumerate(lists[split], start=1):
+        if not isinstance(row, dict) or not row.get("image") or not isinstance(row["image"], str):
+            raise UserError(
+                f"{path}: entry {number} of list {split!r} is {row!r}: give an object with the "
+                "path of an image"
+            )
+    return _absolute(lists[split], path, split, Path(base_dir).absolute())
+
+
+def _absolute(rows: Sequence[Row], path: str, split: str, base: Path) -> list[Row]:
+    """Rows with absolute paths, once all files are there; a label may also be a number."""
+    files = [{key: str(base / row[key]) for key in PATHS if _is_path(row, key)} for row in rows]
+    missing = [file for row in files for file in row.values() if not Path(file).exists()]
     if missing:
         raise UserError(
             f"{path}: {len(missing)} files of list {split!r} are not there (first: {missing[0]}): "
             "pass --dataset_dir, the folder that the datalist's paths are relative to"
         )
-    return found
+    return [{**row, **paths} for row, paths in zip(rows, files, strict=True)]
 
 
-def _absolute(row: Mapping[str, Any], base: Path) -> Row:
-    return {**row, **{key: str(base / row[key]) for key in PATHS if key in row}}
+def _is_path(row: Row, key: str) -> bool:
+    return isinstance(row.get(key), str)
 
 
 def few_shot(rows: Sequence[Row], scans: float, seed: int = 0) -> list[Row]:
@@ -68,19 +81,27 @@ def few_shot(rows: Sequence[Row], scans: float, seed: int = 0) -> list[Row]:
         seed: another seed gives another choice.
 
     Raises:
-        UserError: more rows are asked for than there are.
+        UserError: more rows are asked for than there are, or an image is listed twice.
     """
     names = _subjects(rows)
     if isinstance(scans, float) and scans < 1:
         chosen = nested_subset(names, fraction=scans, seed=seed)
     else:
-        chosen = nested_subset(names, scans=int(scans), seed=seed)
+        whole: Any = int(scans) if scans == int(scans) else scans  # 2.5 scans are refused
+        chosen = nested_subset(names, scans=whole, seed=seed)
     return [names[name] for name in chosen]
 
 
 def _subjects(rows: Sequence[Row]) -> dict[str, Row]:
-    """Name the rows as `ctfm datalist` does, by folder where each scan has its own."""
+    """Name the rows as `ctfm datalist` does, by folder where each scan has its own.
+
+    Otherwise by file and as many folders above it as tell the scans apart.
+    """
     paths = [PurePath(row["image"]) for row in rows]
-    folders = [path.parent.name for path in paths]
-    names = folders if len(set(folders)) == len(rows) else ["/".join(p.parts[-2:]) for p in paths]
-    return dict(zip(names, rows, strict=True))
+    depths = range(2, max([2, *(len(path.parts) for path in paths)]) + 1)
+    by_file = (["/".join(path.parts[-depth:]) for path in paths] for depth in depths)
+    for names in ([path.parent.name for path in paths], *by_file):
+        if len(set(names)) == len(rows):
+            return dict(zip(names, rows, strict=True))
+    twice = next(path for path in paths if paths.count(path) > 1)
+    raise UserError(f"{twice} is listed twice: make the datalist again")
