@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -83,20 +84,28 @@ def _is_held(layer: nn.Module) -> bool:
 def measure_statistics(
     network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]
 ) -> int:
-    """Set the running statistics to the plain average over some batches.
+    """Set the running statistics to those of some batches taken together.
 
-    "Precise BatchNorm" of Wu and Johnson, Rethinking "Batch" in BatchNorm (arXiv:2105.07576).
+    "Precise BatchNorm" of Wu and Johnson, Rethinking "Batch" in BatchNorm (arXiv:2105.07576). The
+    variance is that within the batches plus that between their means: with one crop a batch the
+    second part is not small.
 
     Args:
         network: its BatchNorm layers are updated, unless held; weights are not.
         forward: applies the network to one batch.
-        batches: crops as in training.
+        batches: crops.
 
     Returns:
         Number of batches used; with none, nothing changes.
     """
     layers = [layer for layer in batch_norms(network) if not _is_held(layer)]
     momenta = [layer.momentum for layer in layers]
+    means: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
+
+    def note(layer: nn.Module, inputs: Any) -> None:
+        means[layer].append(inputs[0].float().mean((0, *range(2, inputs[0].ndim))))
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     was_training, used = network.training, 0
     network.train()
     try:
@@ -107,29 +116,33 @@ def measure_statistics(
                     layer.momentum = None  # None averages over all batches
             forward(batch)
             used += 1
+        for layer in layers if used else []:
+            between = torch.stack(means[layer]).var(0, correction=0)
+            layer.running_var.add_(between)  # type: ignore[union-attr]
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
+        for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
             layer.momentum = momentum
+            hook.remove()
         network.train(was_training)
     return used
 
 
 class BatchNormStatistics:
-    """Handler: measure the statistics on training crops before each evaluation.
+    """Handler: measure the statistics on crops before each evaluation.
 
     Evaluation, and the checkpoints that follow it, then have those of the weights as they are.
-    Put it before the `ValidationHandler` among the trainer's handlers.
+    Crops without augmentation are to be preferred: they are what evaluation sees, and a few
+    strongly augmented ones distort a variance. Put it before the `ValidationHandler` among the
+    trainer's handlers.
 
     Args:
         network: network in training, wrapped for distributed training or not.
-        loader: training data loader.
+        loader: of crops.
         batches: how many of its batches measure, at most one pass; 0 keeps what training left.
         interval: epochs between evaluations.
     """
 
-    def __init__(
-        self, network: nn.Module, loader: Iterable[Any], batches: int, interval: int = 1
-    ) -> None:
+    def __init__(self, network: nn.Module, loader: Any, batches: int, interval: int = 1) -> None:
         self.network = network
         self.loader = loader
         self.batches = batches
@@ -141,10 +154,11 @@ class BatchNormStatistics:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Any) -> None:
-        """Measure with the engine's own inferer, on its device."""
+        """Measure with the engine's own inferer, on its device; the same crops on a rerun."""
 
         def forward(batch: Any) -> Any:
             inputs = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)[0]
             return engine.inferer(inputs, self.network)
 
+        set_rnd(getattr(self.loader, "dataset", None), engine.state.epoch)
         measure_statistics(self.network, forward, islice(self.loader, self.batches))

@@ -80,13 +80,14 @@ class TestOnCPU:
         assert type(distributed(Network(), CPU).module.encoder[1]) is nn.BatchNorm3d
 
 
-def test_gpus_share_batch_norm_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sync", [True, False])
+def test_gpus_share_batch_norm_statistics(sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is built for a GPU, looked at without one; weights and statistics stay."""
     monkeypatch.setattr(networks, "DistributedDataParallel", lambda network, **how: (network, how))
     network = Network()
     before = copy.deepcopy(network.state_dict())
     device = torch.device("cuda", 1)
-    converted, how = distributed(network, device)
-    assert type(converted.encoder[1]) is nn.SyncBatchNorm
+    converted, how = distributed(network, device, sync)
+    assert type(converted.encoder[1]) is (nn.SyncBatchNorm if sync else nn.BatchNorm3d)
     assert how == {"device_ids": [device], "find_unused_parameters": True}
     assert all(torch.equal(before[k], v) for k, v in converted.state_dict().items())
