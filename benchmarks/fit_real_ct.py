@@ -43,7 +43,7 @@ GROUP = "muscles"
 CROPS_PER_EPOCH = 40
 NARROW = {"network_def::init_filters": 8, "patch": [48, 80, 80], "group": GROUP}
 TRAINING = {
-    "epochs": 28,
+    "epochs": 26,
     "val_interval": 2,
     "batch_size": 1,
     "learning_rate": 0.002,

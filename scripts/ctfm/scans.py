@@ -71,7 +71,7 @@ def find_scans(
 
 def _result_names(paths: Sequence[str]) -> dict[str, str]:
     """Name each result after its scan and the subfolders that tell the scans apart."""
-    folders = [Path(path).resolve().parent for path in paths]
+    folders = [Path(path).absolute().parent for path in paths]
     root = Path(os.path.commonpath(folders)) if folders else Path()
     stems = {p: str(f.relative_to(root) / stem(p)) for p, f in zip(paths, folders, strict=True)}
     counts = Counter(stems.values())

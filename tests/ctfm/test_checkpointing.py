@@ -6,6 +6,7 @@ import errno
 import logging
 import resource
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -333,13 +334,15 @@ class TestRefusals:
         assert not (tmp_path / "sprung").exists()
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file of this process can grow beyond 100 bytes."""
+    """No file of this process can grow beyond 100 bytes; no fixture, since pytest writes too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestFullDisk:
@@ -373,7 +376,9 @@ class TestFullDisk:
         assert after["last.pt"] == before["last.pt"]
         assert (after["model.pt"] == before["model.pt"]) is (name == "model.pt")
 
-    def test_no_room_from_the_start(self, tmp_path: Path, small_disk: None) -> None:
-        with pytest.raises(UserError, match=r"cannot write .*model\.pt: .*is the disk full"):
-            Training(tmp_path / "models").run()
+    def test_no_room_from_the_start(self, tmp_path: Path) -> None:
+        training = Training(tmp_path / "models")
+        message = r"cannot write .*model\.pt: .*is the disk full"
+        with small_disk(), pytest.raises(UserError, match=message):
+            training.run()
         assert names(tmp_path / "models") == []

@@ -179,8 +179,8 @@ class TestTrainingProgress:
         evaluator = make_evaluator(network)
         handlers = ValidationHandler(2, evaluator), TrainingProgress(evaluator)
         evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.9876, 1
-        first, second = self.lines(caplog, *handlers, network=network)
-        assert "val_mean_dice" not in first, "epoch 1 was not evaluated"
+        first, second, third = self.lines(caplog, *handlers, network=network, max_epochs=3)
+        assert "val_mean_dice" not in first + third, "only epoch 2 was evaluated"
         value = evaluator.state.metrics["val_mean_dice"]
         assert second.endswith(f"  val_mean_dice {value:.4f} (best 0.9876)")
 
@@ -221,7 +221,13 @@ class TestTensorBoard:
             Events.ITERATION_COMPLETED,
             lambda e: losses.update({e.state.iteration: e.state.output["loss"].item()}),
         )
+        on_disk: list[int] = []
+        trainer.add_event_handler(
+            Events.EPOCH_COMPLETED,
+            lambda _: on_disk.append(len(self.scalars(tmp_path / "t")["loss"])),
+        )
         trainer.run()
+        assert on_disk == [2, 4]
         assert self.scalars(tmp_path / "t")["loss"] == pytest.approx(losses)
         dice = evaluator.state.metrics["val_mean_dice"]
         assert self.scalars(tmp_path / "e") == {"val_mean_dice": {2: pytest.approx(dice)}}

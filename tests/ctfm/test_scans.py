@@ -173,6 +173,13 @@ class TestFindScans:
         assert find_scans(str(ct.parent / "*.nii.gz")) == find_scans(str(ct))
         assert find_scans(str(ct)) == [{"image": str(ct), "name": "ct"}]
 
+    def test_links_are_named_after_themselves(self, ct: Path, tmp_path: Path) -> None:
+        links = tmp_path / "links"
+        links.mkdir()
+        (links / "b.nii.gz").symlink_to(ct)
+        save(make_ct()[0], links / "a.nii.gz")
+        assert [row["name"] for row in find_scans(str(links))] == ["a", "b"]
+
     def test_results_inside_the_input_are_not_taken_for_input(self, ct: Path) -> None:
         save(make_ct()[1], ct.parent / "out" / "ct_seg.nii.gz")
         out = str(ct.parent / "out")
