@@ -82,7 +82,7 @@ def phantoms() -> None:
     step("encoder", [sys.executable, "-c", NARROW_ENCODER])
     step("encoder", [*CTFM, "weights", "verify"], source=ENCODER, published=False)
     heading("4/6  Training: the encoder is loaded, all of it or none, and 17 organs are learned")
-    training = bundle("train", "group", "narrow", "few_scans")
+    training = bundle("train", "group", "narrow", "few_minutes")
     step("training", RUN, **training, **data, encoder=ENCODER, output_dir=CURVES)
     heading("5/6  Inference on a phantom that the training has not seen")
     test = json.loads(datalist.read_text())["test"]

@@ -99,6 +99,8 @@ def measure_statistics(
         Number of batches used; with none, nothing changes.
     """
     layers = [layer for layer in batch_norms(network) if not _is_held(layer)]
+    if not layers:
+        return 0
     momenta = [layer.momentum for layer in layers]
     means: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
 

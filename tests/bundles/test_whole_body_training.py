@@ -180,6 +180,7 @@ def test_two_processes_train_one_network(training: dict[str, Any], tmp_path: Pat
 def test_evaluation_scores_each_case_on_its_own_grid(
     training: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    training |= {"spacing": [4.0, 4.0, 4.0]}  # not the cases' own 3 mm
     run_here("train", "from_scratch", **training | {"epochs": 1})
     run_here("train", "evaluate", **training)
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())

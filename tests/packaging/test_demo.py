@@ -96,7 +96,7 @@ def test_what_is_no_ct_is_refused_before_a_download(demo: ModuleType, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("entry", "overlays"), [("train", ["narrow", "few_scans"]), ("inference", ["narrow"])]
+    ("entry", "overlays"), [("train", ["narrow", "few_minutes"]), ("inference", ["narrow"])]
 )
 def test_overlays_change_what_is_there(entry: str, overlays: list[str]) -> None:
     config = ConfigParser.load_config_file(WHOLE_BODY / "configs" / f"{entry}.json")
