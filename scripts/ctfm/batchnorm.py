@@ -84,7 +84,7 @@ def _is_held(layer: nn.Module) -> bool:
 def measure_statistics(
     network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]
 ) -> int:
-    """Set the running statistics to those of some batches taken together.
+    """Set the running statistics to those of some batches taken together, over all processes.
 
     "Precise BatchNorm" of Wu and Johnson, Rethinking "Batch" in BatchNorm (arXiv:2105.07576). The
     variance is that within the batches plus that between their means: with one crop a batch the
@@ -93,40 +93,42 @@ def measure_statistics(
     Args:
         network: its BatchNorm layers are updated, unless held; weights are not.
         forward: applies the network to one batch.
-        batches: crops.
+        batches: crops; as many in each process.
 
     Returns:
         Number of batches used; with none, nothing changes.
     """
     layers = [layer for layer in batch_norms(network) if not _is_held(layer)]
-    if not layers:
-        return 0
-    momenta = [layer.momentum for layer in layers]
-    means: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
+    moments: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
 
     def note(layer: nn.Module, inputs: Any) -> None:
-        means[layer].append(inputs[0].float().mean((0, *range(2, inputs[0].ndim))))
+        x = inputs[0].float()
+        variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+        moments[layer].append(torch.stack([mean, variance + mean.square()]))
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     was_training, used = network.training, 0
     network.train()
     try:
-        for batch in batches:
-            if used == 0:
-                for layer in layers:
-                    layer.reset_running_stats()
-                    layer.momentum = None  # None averages over all batches
+        for batch in batches if layers else ():
             forward(batch)
             used += 1
-        for layer in layers if used else []:
-            between = torch.stack(means[layer]).var(0, correction=0)
-            layer.running_var.add_(between)  # type: ignore[union-attr]
     finally:
-        for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
-            layer.momentum = momentum
+        for hook in hooks:
             hook.remove()
         network.train(was_training)
+    for layer in layers if used else ():
+        mean, square = _over_processes(torch.stack(moments[layer]).mean(0))
+        layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+        layer.running_var.copy_((square - mean.square()).clamp_min_(0))  # type: ignore[union-attr]
     return used
+
+
+def _over_processes(moments: torch.Tensor) -> torch.Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(moments)
+        moments /= torch.distributed.get_world_size()
+    return moments
 
 
 class BatchNormStatistics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,13 +14,17 @@ from ctfm.errors import UserError
 
 __all__ = ["atomic_path", "sha256"]
 
+#: Seconds after which a temporary file is taken for one that a killed process left.
+ABANDONED = 3600
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well.
 
     The temporary name keeps the full suffix (``.nii.gz``), because writers choose the format by
-    it, and starts with a dot, so that globs over results do not see it.
+    it, and starts with a dot, so that globs over results do not see it. One that a ``kill -9`` left
+    over an hour ago is removed when the same file is written again.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
@@ -29,9 +34,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         suffix = "".join(target.suffixes[-2:])
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name[:40]}.", suffix=suffix, dir=target.parent
-        )
+        prefix = f".{target.name[:40]}."
+        _remove_abandoned(target.parent, prefix)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -39,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"cannot write {target}: {reason}; nothing was left there") from error
+        raise UserError(f"cannot write {target}: {reason}; no partial file was left") from error
     finally:
         if temporary is not None:
             with suppress(FileNotFoundError):
@@ -53,6 +58,14 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    for path in folder.iterdir():
+        if path.name.startswith(prefix):
+            with suppress(OSError):  # another process may be faster
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
 
 def _umask() -> int:

@@ -38,7 +38,8 @@ class EpochSeed:
 
     Args:
         seed: of the whole run.
-        dataset: its random transforms are seeded.
+        dataset: its random transforms are seeded; one of a store is told the epoch, as are the
+            loader and its sampler.
     """
 
     def __init__(self, seed: int, dataset: Any) -> None:
@@ -50,16 +51,18 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Seed torch, numpy, Python and the transforms; tell a distributed sampler the epoch."""
+        """Seed torch, numpy, Python and the transforms; tell the epoch to what asks for it."""
         entropy = (self.seed, engine.state.epoch, idist.get_rank())
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
         set_rnd(self.dataset, seed)
-        sampler: Any = getattr(engine.state.dataloader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(engine.state.epoch)
+        loader = engine.state.dataloader
+        parts: list[Any] = [self.dataset, loader, getattr(loader, "sampler", None)]
+        for part in parts:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(engine.state.epoch)
 
 
 class TrainingProgress:
@@ -146,15 +149,24 @@ class FreezeEncoder:
 
     def __init__(self, network: nn.Module, epochs: int) -> None:
         self.network = network
-        self.encoder: nn.Module = getattr(network, "module", network).encoder  # type: ignore[assignment]
         self.epochs = epochs
         self.frozen = False
-        self.hold = StatisticsHold(self.encoder, active=False)
 
     def attach(self, engine: Engine) -> None:
-        """Look at the start of each epoch."""
-        if self.epochs > 0:
-            engine.add_event_handler(Events.EPOCH_STARTED, self)
+        """Look at the start of each epoch.
+
+        Raises:
+            ctfm.errors.UserError: the network has no `encoder`.
+        """
+        if self.epochs <= 0:
+            return
+        encoder = getattr(getattr(self.network, "module", self.network), "encoder", None)
+        if encoder is None:
+            name = type(self.network).__name__
+            raise UserError(f"{name} has no encoder to freeze: set freeze_encoder_epochs to 0")
+        self.encoder: nn.Module = encoder
+        self.hold = StatisticsHold(encoder, active=False)
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Any) -> None:
         """Freeze or thaw; the frozen encoder's BatchNorm statistics stay as they are."""

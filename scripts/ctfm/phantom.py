@@ -258,6 +258,8 @@ def _tumor(parts: list[Part], rng: np.random.Generator, low: float, high: float)
 
 
 def _write(data: Array, affine: Array, path: str | PathLike[str]) -> None:
+    if not str(path).endswith((".nii", ".nii.gz")):
+        raise UserError(f"{path} is no NIfTI file name: end it in .nii.gz or .nii")
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)

@@ -49,10 +49,11 @@ def test_training_keeps_best_and_last(training: dict[str, Any], tmp_path: Path) 
     assert list((tmp_path / "models").glob(".*")) == []
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_killed_training_continues_as_if_nothing_had_happened(
-    training: dict[str, Any], tmp_path: Path
+    training: dict[str, Any], tmp_path: Path, num_workers: int
 ) -> None:
-    training |= {"epochs": 4}
+    training |= {"epochs": 4, "num_workers": num_workers}
     (tmp_path / "whole").mkdir()
     whole = training | {
         "output_dir": str(tmp_path / "whole" / "out"),

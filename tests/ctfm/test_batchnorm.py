@@ -46,6 +46,25 @@ def test_measuring_leaves_weights_mode_and_momentum_alone(network, batches) -> N
     assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
 
 
+def measured_by(rank: int, folder: str, network: nn.Module, batches: list[torch.Tensor]) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    measure_statistics(network, network, batches[rank::2])
+    torch.save(network.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_measure_what_one_would(network, batches, tmp_path) -> None:
+    expected = copy.deepcopy(network)
+    measure_statistics(expected, expected, batches[:4])
+    torch.multiprocessing.spawn(measured_by, (str(tmp_path), network, batches[:4]), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name in ("1.running_mean", "1.running_var"):
+            torch.testing.assert_close(found[name], expected.state_dict()[name])
+
+
 def test_without_batches_nothing_changes(network) -> None:
     before = copy.deepcopy(network.state_dict())
     assert measure_statistics(network, network, []) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,17 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     ):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
+    old, recent, other = (tmp_path / name for name in (".a.txt.x1.txt", ".a.txt.x2.txt", ".b.txt"))
+    for path in (old, recent, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 7200,) * 2)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", recent.name, other.name}
 
 
 def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:

@@ -348,3 +348,5 @@ def test_bad_head_and_dataset_arguments_are_user_errors(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         save(torso(0, (20, 20, 20)), tmp_path / "file" / "ct.nii.gz")
+    with pytest.raises(UserError, match="no NIfTI file name"):
+        save(torso(0, (20, 20, 20)), tmp_path / "ct.txt")

@@ -240,7 +240,9 @@ class TestScanEvaluator:
         run = evaluator(three, tmp_path / "out")
         with pytest.raises(UserError, match="3 of 3 scans failed, as listed above; 0 are done"):
             run.run()
-        assert all("No space left on device; nothing was left" in f.reason for f in run.failures)
+        assert all(
+            "No space left on device; no partial file was left" in f.reason for f in run.failures
+        )
 
     def test_failures_of_an_earlier_run_are_forgotten(self, three: Path, tmp_path: Path) -> None:
         (three / "b.nii.gz").write_bytes(b"")

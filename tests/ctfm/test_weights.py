@@ -660,7 +660,7 @@ class TestConvert:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
         try:
-            with pytest.raises(UserError, match=r"cannot write .*nothing was left there"):
+            with pytest.raises(UserError, match=r"cannot write .*no partial file was left"):
                 weights.convert(encoder_file, out)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -911,3 +911,25 @@ class TestPublishedSize:
             network = SegResNetDS(**SEGRESNET.arguments)
         with pytest.raises(UserError, match="its encoder is CT-FM's, of 161 tensors"):
             weights.load_encoder(network, encoder_file)
+
+
+class TestFindWeights:
+    def test_the_preferred_file_is_taken_in_silence(self, tmp_path: Path, caplog: Any) -> None:
+        for name in ("encoder.safetensors", "model.pt"):
+            (tmp_path / name).write_text("x")
+        found = weights.find_weights(tmp_path, ["encoder.safetensors", "model.pt"])
+        assert found == str(tmp_path / "encoder.safetensors")
+        assert not caplog.messages
+
+    def test_an_empty_file_counts_as_absent_and_the_other_choice_is_said(
+        self, tmp_path: Path, caplog: Any
+    ) -> None:
+        (tmp_path / "encoder.safetensors").touch()
+        (tmp_path / "model.pt").write_text("x")
+        found = weights.find_weights(tmp_path, ["encoder.safetensors", "model.pt"])
+        assert found == str(tmp_path / "model.pt")
+        assert "has no encoder.safetensors: taking model.pt" in caplog.text
+
+    def test_none_at_all_says_how_to_fetch_them(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"looked for a.pt, b.pt.*ctfm weights fetch"):
+            weights.find_weights(tmp_path, ["a.pt", "b.pt"])

@@ -115,12 +115,14 @@ def find_weights(folder: StrPath, names: Sequence[str]) -> str:
 
     Args:
         folder: a bundle's ``models``.
-        names: file names, the preferred one first. Taking another one is said aloud.
+        names: file names, the preferred one first. Taking another one is said aloud. A file of 0
+            bytes is what a download that failed left, and counts as absent.
 
     Raises:
         UserError: none of them is there.
     """
-    found = [name for name in names if (Path(folder) / name).is_file()]
+    paths = {name: Path(folder) / name for name in names}
+    found = [name for name, path in paths.items() if path.is_file() and path.stat().st_size]
     if not found:
         encoder, whole_body = KNOWN_REPOSITORIES[0].repo_id, KNOWN_REPOSITORIES[2].repo_id
         raise UserError(

@@ -171,7 +171,7 @@ def _write(tensors: Mapping[str, Tensor], out: StrPath, metadata: dict[str, str]
             else:
                 save_file(copies, temporary, metadata=metadata)
         except (SafetensorError, RuntimeError) as error:  # what they make of a full disk
-            raise UserError(f"cannot write {target}: {error}; nothing was left there") from error
+            raise UserError(f"cannot write {target}: {error}; no partial file was left") from error
         report = report_on(read_checkpoint(Source(name=target.name, path=temporary)))
     return replace(report, path=target)
 

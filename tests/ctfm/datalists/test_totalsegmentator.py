@@ -433,7 +433,7 @@ def test_full_disk_leaves_nothing_half_written(release, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     message = release.refused()
-    assert "labels_few.nii.gz: No space left on device; nothing was left there" in message
+    assert "labels_few.nii.gz: No space left on device; no partial file was left" in message
     assert "--labels FOLDER" in message
     assert not list(release.root.rglob("*label*"))
 
