@@ -107,6 +107,44 @@ class Datalist:
         print(_call(totalsegmentator, str(root), str(out), **options))
 
 
+class Store:
+    """Scans converted once, to be read by region: what training at full speed reads."""
+
+    def build(self, datalist: str, task: str, out: str, **options: Any) -> None:
+        """Convert the scans that are new or changed; the same command goes on after a stop.
+
+        Args:
+            datalist: datalist (JSON), or scans: a file, a folder or a pattern.
+            task: pretraining, whole_body or head_ct_triage.
+            out: folder of the store.
+            options: base_dir, spacing, workers, max_failures, input_check.
+        """
+        from ctfm import store
+
+        print(_call(store.build, str(datalist), str(out), task, **options))
+
+    def check(self, folder: str, prune: bool = False) -> None:
+        """Decode every file and compare it with what was written; not while a build runs.
+
+        Args:
+            folder: the store.
+            prune: delete files that no scan of the store needs, in place of listing them.
+        """
+        from ctfm.store import inspection
+
+        print(inspection.check(str(folder), prune))
+
+    def info(self, folder: str) -> None:
+        """Print what a store holds: counts, sizes, spacing, HU statistics, classes, failures.
+
+        Args:
+            folder: the store.
+        """
+        from ctfm.store import inspection
+
+        print(inspection.info(str(folder)))
+
+
 class Phantom:
     """CT phantoms with TotalSegmentator labels, for trying things out."""
 
@@ -154,6 +192,7 @@ class Commands:
         self.weights = Weights()
         self.datalist = Datalist()
         self.phantom = Phantom()
+        self.store = Store()
 
     def pack(self, bundle: str, out: str = "dist", **options: Any) -> None:
         """Zip a bundle with a copy of this package, as the Model Zoo serves it.
@@ -187,6 +226,7 @@ class Commands:
 def main() -> None:
     """Entry point of `ctfm` and `python -m ctfm`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # pandas imports it; it greets
     explain_in_one_line()
     fire.Fire(Commands, name="ctfm")
 

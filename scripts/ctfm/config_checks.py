@@ -24,8 +24,11 @@ from ctfm.errors import UserError
 __all__ = ["CONFIG_CHECKS", "config_paths", "contract_differences"]
 
 PACKAGE = __name__.partition(".")[0]
-#: What an overlay may stand on; evaluate is itself an overlay that others build on.
-BASES = (("train.json",), ("inference.json",), ("train.json", "evaluate.yaml"))
+#: What an overlay may stand on; evaluate and store are overlays that others build on.
+BUILT_ON = ("evaluate.yaml", "store.yaml")
+BASES = (("train.json",), ("inference.json",), *(("train.json", name) for name in BUILT_ON))
+#: Overlays that say different things of the same dataset.
+APART = ({"store.yaml", "few_shot.yaml"}, {"store.yaml", "evaluate.yaml"})
 Parsers = dict[str, ConfigParser]
 
 
@@ -180,6 +183,7 @@ def _stacks(root: Path) -> tuple[Parsers, list[str]]:
     for name in names:
         alone = name.endswith(".json")
         stacks = [(name,)] if alone else [(*base, name) for base in bases if name not in base]
+        stacks = [stack for stack in stacks if not any(pair <= set(stack) for pair in APART)]
         flaws = {stack: _add(parsers, root, stack) for stack in stacks}
         if all(flaws.values()):
             wrong.append(next(iter(flaws.values()), f"{name}: no entry point to stand on"))

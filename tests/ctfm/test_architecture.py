@@ -1,7 +1,7 @@
 """Which module may import which, read off the source: arrows point down only.
 
 From the bottom: the foundation (what CT-FM expects, errors, files); data lists beside it; weights,
-networks and transforms; losses, metrics and handlers; the command line and packing on top.
+networks and transforms; stores; losses, metrics and handlers; the command line and packing on top.
 """
 
 from __future__ import annotations
@@ -105,6 +105,21 @@ class TestArrows:
     @pytest.mark.parametrize("module", of("ctfm.weights"))
     def test_weights_rest_on_the_foundation(self, module: str) -> None:
         assert own(module) <= FOUNDATION | set(of("ctfm.weights"))
+
+    @pytest.mark.parametrize("module", of("ctfm.store"))
+    def test_stores_rest_on_reading_scans(self, module: str) -> None:
+        """They know no network and no training: what reads them is above."""
+        reading = {
+            "ctfm.datalists", "ctfm.datalists.datalist", "ctfm.dicom", "ctfm.scan_checks",
+            "ctfm.scans", "ctfm.transforms",
+        }  # fmt: skip
+        assert own(module) <= FOUNDATION | reading | set(of("ctfm.store"))
+
+    @pytest.mark.parametrize(
+        "module", of("ctfm.datalists", "ctfm.weights", "ctfm.scans", "ctfm.transforms")
+    )
+    def test_nothing_that_stores_rest_on_knows_them(self, module: str) -> None:
+        assert not own(module) & set(of("ctfm.store"))
 
     @pytest.mark.parametrize("module", of("ctfm.networks", "ctfm.inferers", "ctfm.transforms"))
     def test_building_blocks_know_no_training(self, module: str) -> None:

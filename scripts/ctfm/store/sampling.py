@@ -1,0 +1,297 @@
+"""Which boxes of which scans: a function of seed, epoch and index, and of nothing else.
+
+So a training that was killed draws on resuming what it would have drawn, in the middle of an epoch
+too, and the number of workers or processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from monai.transforms.utils import generate_label_classes_crop_centers
+
+from ctfm.errors import UserError
+from ctfm.store.index import Store, StoredScan
+
+__all__ = ["Box", "ClassCrops", "Samples", "Views", "Volumes"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of a scan, and the seed of its augmentation.
+
+    Attributes:
+        scan: where it lies.
+        start: first voxel (D, H, W); may be outside the scan, where there is air.
+        size: voxels (D, H, W).
+        seed: for `Augmentation.draw`.
+    """
+
+    scan: StoredScan
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    seed: int
+
+    def image(self) -> npt.NDArray[np.int16]:
+        """HU."""
+        return self.scan.image(self.start, self.size)
+
+    def label(self) -> Array:
+        """Class ids."""
+        return self.scan.label(self.start, self.size)
+
+
+class Samples(ABC):
+    """The samples of an epoch.
+
+    Args:
+        store: its folder.
+        split: list of the datalist.
+        seed: another one gives other samples.
+
+    Attributes:
+        labelled: whether samples have labels.
+        shape: boxes of a sample, as the batch is shaped: () for one box.
+    """
+
+    labelled = False
+    shape: tuple[int, ...] = ()
+
+    def __init__(self, store: str, split: str, seed: int = 0) -> None:
+        self.scans = Store(store).scans(split)
+        self.recipe = self.scans[0].recipe
+        self.seed = seed
+        self.table = np.zeros(0, np.uint8)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    @abstractmethod
+    def boxes(self, epoch: int, index: int) -> list[Box]:
+        """The boxes of one sample; as many as `shape` says.
+
+        Args:
+            epoch: counted from 1.
+            index: below ``len(self)``.
+        """
+
+    def classes(self, label: Array) -> Array:
+        """Ids of the store to those that the network counts; not for samples without labels."""
+        mapped: Array = self.table[label]
+        return mapped
+
+    def generator(self, epoch: int, index: int) -> np.random.Generator:
+        """Randomness of one sample."""
+        return np.random.default_rng((self.seed, epoch, index))
+
+    def scan(self, epoch: int, index: int) -> StoredScan:
+        """The scan of a sample: all scans are shown equally often, in an order of each pass's own.
+
+        An epoch may be longer or shorter than a pass over the scans.
+        """
+        passed, place = divmod((epoch - 1) * len(self) + index, len(self.scans))
+        order = np.random.default_rng((self.seed, passed)).permutation(len(self.scans))
+        return self.scans[int(order[place])]
+
+
+class ClassCrops(Samples):
+    """Crops around voxels of classes, all classes alike: MONAI's `RandCropByLabelClasses`.
+
+    Args:
+        store: folder of the store.
+        patch: voxels (D, H, W).
+        class_ids: ids in the store; the network counts them from 1 in this order, other ids and
+            0 are background.
+        split: list of the datalist.
+        ratios: background's and each class's share of the crops; None: 0 and 1 for each class.
+        crops_per_scan: crops of each scan in an epoch.
+        seed: another one gives other crops.
+
+    Raises:
+        UserError: scans without labels.
+    """
+
+    labelled = True
+
+    def __init__(
+        self,
+        store: str,
+        patch: Sequence[int],
+        class_ids: Sequence[int],
+        split: str = "training",
+        ratios: Sequence[float] | None = None,
+        crops_per_scan: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(store, split, seed)
+        _refuse_unlabelled(self.scans, split)
+        self.patch = tuple(patch)
+        self.class_ids = list(class_ids)
+        self.ratios = list(ratios) if ratios is not None else [0.0] + [1.0] * len(self.class_ids)
+        if len(self.ratios) != 1 + len(self.class_ids):
+            raise UserError(
+                f"{len(self.ratios)} ratios for {len(self.class_ids)} classes: give background's "
+                "and one for each class"
+            )
+        self.crops_per_scan = crops_per_scan
+        self.table = _class_table(self.class_ids)
+
+    def __len__(self) -> int:
+        """Crops in an epoch."""
+        return len(self.scans) * self.crops_per_scan
+
+    def boxes(self, epoch: int, index: int) -> list[Box]:
+        """One crop."""
+        scan, generator = self.scan(epoch, index), self.generator(epoch, index)
+        margins = [max(0, p - n) for p, n in zip(self.patch, scan.entry.shape, strict=True)]
+        before = [m // 2 for m in margins]  # as SpatialPad
+        shape = tuple(n + m for n, m in zip(scan.entry.shape, margins, strict=True))
+        (center,) = generate_label_classes_crop_centers(
+            spatial_size=self.patch,
+            num_samples=1,
+            label_spatial_shape=shape,
+            indices=self._candidates(scan, before, shape),
+            ratios=self.ratios,
+            rand_state=np.random.RandomState(generator.integers(2**32)),
+            warn=False,
+        )
+        start = [c - p // 2 - b for c, p, b in zip(center, self.patch, before, strict=True)]
+        return [Box(scan, tuple(start), self.patch, int(generator.integers(2**31)))]
+
+    def _candidates(
+        self, scan: StoredScan, before: Sequence[int], shape: tuple[int, ...]
+    ) -> list[Array]:
+        """Flat positions of background and of each class in the padded volume."""
+        stored = scan.positions
+        found = [stored.get(i, np.zeros(0, np.int32)) for i in self.class_ids]
+        if not any(len(positions) for positions in found):
+            return [np.zeros(0, np.int64), np.arange(math.prod(shape)), *found[1:]]
+        # background is nearly everywhere: any place is as good as one of its own
+        anywhere = np.arange(0, math.prod(shape), 101 if self.ratios[0] else math.prod(shape))
+        return [anywhere, *(_padded(p, scan.entry.shape, before, shape) for p in found)]
+
+
+def _padded(
+    positions: Array, shape: tuple[int, ...], before: Sequence[int], padded: tuple[int, ...]
+) -> Array:
+    if shape == padded:
+        return positions
+    places = np.unravel_index(positions, shape)
+    moved = tuple(p + b for p, b in zip(places, before, strict=True))
+    return np.ravel_multi_index(moved, padded)
+
+
+def _class_table(class_ids: Sequence[int]) -> npt.NDArray[np.uint8]:
+    table = np.zeros(1 << 16, np.uint8)
+    table[list(class_ids)] = np.arange(1, 1 + len(class_ids))
+    return table
+
+
+def _refuse_unlabelled(scans: Sequence[StoredScan], split: str) -> None:
+    bare = [scan.entry.name for scan in scans if not scan.entry.labelled]
+    if bare:
+        raise UserError(
+            f"{len(bare)} scans of list {split!r} are stored without labels (first: {bare[0]}): "
+            "build the store from a datalist with labels"
+        )
+
+
+class Views(Samples):
+    """Crops of a scan for contrastive learning, each seen several times.
+
+    A crop has the size of a patch and lies anywhere. A view of it is a smaller box in it, at one
+    scale for all axes, which `Resized` (first among the transforms) brings back to a patch:
+    MONAI's `RandSpatialCropSamples` and `RandScaleCrop`.
+
+    Args:
+        store: folder of the store.
+        patch: voxels (D, H, W).
+        split: list of the datalist.
+        crops: of each scan.
+        views: of each crop.
+        scale: smallest and largest size of a view, as a share of the crop's sides.
+        scans_per_epoch: None: each scan once.
+        seed: another one gives other views.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        patch: Sequence[int],
+        split: str = "training",
+        crops: int = 15,
+        views: int = 2,
+        scale: Sequence[float] = (0.33, 1.0),
+        scans_per_epoch: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(store, split, seed)
+        self.patch = tuple(patch)
+        self.shape = (crops, views)
+        self.smallest, self.largest = scale
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise UserError(f"scale is {list(scale)}: give 0 < smallest <= largest <= 1")
+        self.length = len(self.scans) if scans_per_epoch is None else scans_per_epoch
+
+    def __len__(self) -> int:
+        """Scans in an epoch."""
+        return self.length
+
+    def boxes(self, epoch: int, index: int) -> list[Box]:
+        """The views of the first crop, then those of the second, and so on."""
+        scan, generator = self.scan(epoch, index), self.generator(epoch, index)
+        crops, views = self.shape
+        found = []
+        for _ in range(crops):
+            corner = [
+                int(generator.integers(n - p + 1)) if n > p else -((p - n) // 2)
+                for n, p in zip(scan.entry.shape, self.patch, strict=True)
+            ]
+            found += [self._view(scan, corner, generator) for _ in range(views)]
+        return found
+
+    def _view(self, scan: StoredScan, corner: Sequence[int], generator: np.random.Generator) -> Box:
+        scale = generator.uniform(self.smallest, self.largest)
+        size = tuple(math.ceil(p * scale) for p in self.patch)
+        start = [
+            c + int(generator.integers(p - s + 1))
+            for c, p, s in zip(corner, self.patch, size, strict=True)
+        ]
+        return Box(scan, tuple(start), size, int(generator.integers(2**31)))
+
+
+class Volumes(Samples):
+    """Whole scans in the order of the datalist, for validation.
+
+    Args:
+        store: folder of the store.
+        class_ids: as for `ClassCrops`; None: no labels.
+        split: list of the datalist.
+    """
+
+    def __init__(
+        self, store: str, class_ids: Sequence[int] | None, split: str = "validation"
+    ) -> None:
+        super().__init__(store, split)
+        self.labelled = class_ids is not None
+        if class_ids is not None:
+            _refuse_unlabelled(self.scans, split)
+            self.table = _class_table(class_ids)
+
+    def __len__(self) -> int:
+        """Scans."""
+        return len(self.scans)
+
+    def boxes(self, epoch: int, index: int) -> list[Box]:
+        """All of one scan."""
+        scan = self.scans[index]
+        return [Box(scan, (0, 0, 0), scan.entry.shape, 0)]
