@@ -292,7 +292,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--ct", help="your own scan: NIfTI, NRRD or MHA/MHD; or a folder of them")
+    formats = "NIfTI, NRRD, MHA/MHD or the folder of a DICOM series; or a folder of scans"
+    parser.add_argument("--ct", help=f"your own scan: {formats}")
     ct = parser.parse_args().ct
     explain_in_one_line()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # steps are stopped as by Ctrl-C

@@ -17,6 +17,8 @@ from monai.data import Dataset, ITKReader, MetaTensor, NibabelReader
 from monai.data.utils import list_data_collate
 from monai.transforms import EnsureChannelFirst
 
+from ctfm.dicom import find_series, is_series, read_series
+from ctfm.dicom.headers import looks_like_dicom
 from ctfm.errors import UserError, one_line
 
 __all__ = [
@@ -34,6 +36,7 @@ NIFTI = (".nii", ".nii.gz")
 #: What a segmentation is called, after the name of its scan.
 RESULT_SUFFIX = "_seg.nii.gz"
 SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
+FORMATS = f"{', '.join(SUFFIXES)}, and folders with a DICOM series"
 
 
 def find_scans(
@@ -44,6 +47,8 @@ def find_scans(
 ) -> list[dict[str, str]]:
     """List the scans that a file, a glob pattern or a folder (with its subfolders) names.
 
+    A folder that holds DICOM files is one scan.
+
     Args:
         source: path or pattern, or a list of them.
         key: name of the item in each row.
@@ -53,16 +58,21 @@ def find_scans(
 
     Returns:
         One ``{key: path, "name": NAME}`` a scan, sorted, without repetitions. NAME is the file's
-        without suffix, below the subfolders that the scans do not share.
+        without suffix, or the whole name of a DICOM folder, below the subfolders that the scans
+        do not share.
 
     Raises:
-        UserError: nothing is there, or the folder holds no scan.
+        UserError: nothing is there, the folder holds no scan, all lie in `output_dir`, or a single
+            DICOM file is named.
     """
     sources = [source] if isinstance(source, str) else list(source)
     paths = sorted({str(path) for one in sources for path in _expand(str(one))})
     results = Path(output_dir).resolve() if output_dir is not None else None
     if results is not None:
-        paths = [p for p in paths if not Path(p).resolve().is_relative_to(results)]
+        outside = [p for p in paths if not Path(p).resolve().is_relative_to(results)]
+        if paths and not outside:
+            raise UserError(f"{results}: the scans lie in the output folder: choose another one")
+        paths = outside
     names = _result_names(paths)
     if results is not None and not overwrite:
         paths = [p for p in paths if not (results / f"{names[p]}{RESULT_SUFFIX}").exists()]
@@ -82,8 +92,10 @@ def _result_names(paths: Sequence[str]) -> dict[str, str]:
 
 
 def stem(path: str) -> str:
-    """File name without the suffix of its format; ``.nii.gz`` is one suffix."""
+    """File name without the suffix of its format (``.nii.gz`` is one), or the folder's name."""
     name = Path(path).name
+    if Path(path).is_dir():
+        return name
     suffix = next(
         (s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), ""
     )
@@ -100,16 +112,28 @@ def _expand(source: str) -> list[Path]:
     if not source:
         raise UserError("no input is given: pass --input FILE, FOLDER or 'PATTERN*.nii.gz'")
     if path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if _is_scan(p)]
-        if not found:
-            raise UserError(f"{path}: no scan in this folder: looked for {', '.join(SUFFIXES)}")
-        return found
-    if path.exists():
-        return [path]
-    matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-    if not matches:
+        return _search(path)
+    found = [path] if path.exists() else [Path(p) for p in glob.glob(str(path), recursive=True)]
+    if not found:
         raise UserError(f"{path}: no such file, folder or pattern: check the path")
-    return matches
+    for one in sorted(found):
+        _refuse_single_dicom(one)
+    return found
+
+
+def _search(folder: Path) -> list[Path]:
+    """Every file of a format that is read, and every DICOM series, at or below a folder."""
+    if folder.name in ("", ".."):  # as in "." and "..": a series is called as its folder is
+        folder = folder.resolve()
+    found = [*filter(_is_scan, folder.rglob("*")), *find_series(folder)]
+    if not found:
+        raise UserError(f"{folder}: no scan in this folder: looked for {FORMATS}")
+    return found
+
+
+def _refuse_single_dicom(path: Path) -> None:
+    if path.is_file() and not path.name.lower().endswith(SUFFIXES) and looks_like_dicom(path):
+        raise UserError(f"{path}: one DICOM file, not a scan: give the folder {path.parent}")
 
 
 def _is_scan(path: Path) -> bool:
@@ -120,30 +144,40 @@ def _is_scan(path: Path) -> bool:
 def check_file(path: str) -> None:
     """Refuse a path that is missing, empty, or of a format that is not read.
 
+    Of a folder, no more is checked than that it holds DICOM files.
+
     Raises:
         UserError: with what is wrong and what to do.
     """
     file = Path(path)
     if not file.exists():
         raise UserError(f"{path}: no such file: check the path")
+    if file.is_dir() and not is_series(file):
+        raise UserError(f"{path}: no DICOM series in this folder: give the folder of one or a file")
+    _refuse_single_dicom(file)
     if file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty: export or download it again")
     if file.is_file() and not file.name.lower().endswith(SUFFIXES):
-        raise UserError(
-            f"{path}: not a format that is read here ({', '.join(SUFFIXES)}): convert it to NIfTI"
-        )
+        raise UserError(f"{path}: not a format that is read here ({FORMATS}): convert it to NIfTI")
 
 
 def read_scan(path: str) -> MetaTensor:
-    """Read a volume: NIfTI by nibabel, which keeps any affine exactly, the rest by ITK.
+    """Read a volume: NIfTI by nibabel, which keeps any affine exactly, DICOM by `read_series`.
+
+    NRRD and MHA/MHD are read by ITK.
+
+    Args:
+        path: file, or folder with a DICOM series.
 
     Returns:
         (1, X, Y, Z), float32, axes as stored, with the affine to RAS+ in mm.
 
     Raises:
-        UserError: the file is missing, damaged, or of another format.
+        UserError: the scan is missing, damaged, or of another format.
     """
     check_file(path)
+    if Path(path).is_dir():
+        return read_series(path)
     reader = NibabelReader() if path.lower().endswith(NIFTI) else ITKReader()
     try:
         array, meta = reader.get_data(reader.read(path))

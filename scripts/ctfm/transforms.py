@@ -23,12 +23,12 @@ class LoadScand(MapTransform):
     """Read a scan and refuse what is no CT, before a network turns it into confident nonsense.
 
     Args:
-        keys: items that hold a path (NIfTI, NRRD, MHA/MHD).
+        keys: items that hold a path: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series.
         input_check: "error" refuses what `ctfm.scan_checks.check_ct` finds, "warn" prints it and
             goes on, "off" does not look at the values (for label maps).
 
     Raises:
-        ctfm.errors.UserError: the file is missing, unreadable, or (with "error") no CT.
+        ctfm.errors.UserError: the scan is missing, unreadable, or (with "error") no CT.
     """
 
     def __init__(self, keys: KeysCollection, input_check: str = "error") -> None:

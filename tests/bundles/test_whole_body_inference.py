@@ -15,6 +15,7 @@ from monai.networks.nets import SegResNetDS
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from ctfm.batchnorm import measure_statistics
+from dicom_support import write_ct
 from support import make_ct, run_apart, run_here, save
 
 
@@ -96,6 +97,26 @@ def test_other_formats_give_the_same_labels(
     for label in labels[1:]:
         np.testing.assert_allclose(label.affine, labels[0].affine, atol=1e-4)
         np.testing.assert_array_equal(label.dataobj, labels[0].dataobj)
+
+
+def test_a_dicom_series_gives_the_labels_of_the_same_ct(
+    inference: dict[str, Any], ct: Path, tmp_path: Path
+) -> None:
+    series = write_ct(tmp_path / "dicom" / "1.2.840.7")
+    run_here("inference", **inference, input=[str(ct), str(series.parent)])
+    name = "dicom/1.2.840.7"
+    expected, found = (
+        nib.load(tmp_path / "out" / f"{base}_seg.nii.gz") for base in ("scan/ct", name)
+    )
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(found.affine, nib.load(ct).affine, atol=1e-5)
+    labels = np.asanyarray(found.dataobj)
+    assert len(np.unique(labels)) > 1, "an empty result would prove nothing"
+    np.testing.assert_array_equal(labels, expected.dataobj)
+    names = json.loads((tmp_path / "out" / f"{name}_seg.json").read_text())
+    assert names["source"] == "1.2.840.7"
+    assert {int(i) for i in names["found"]} == set(np.unique(labels)) - {0}
+    assert (tmp_path / "out" / f"{name}_preview.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_bad_files_are_listed_and_the_others_done(

@@ -106,6 +106,10 @@ class TestArrows:
     def test_weights_rest_on_the_foundation(self, module: str) -> None:
         assert own(module) <= FOUNDATION | set(of("ctfm.weights"))
 
+    @pytest.mark.parametrize("module", of("ctfm.dicom"))
+    def test_reading_dicom_rests_on_the_foundation(self, module: str) -> None:
+        assert own(module) <= FOUNDATION | set(of("ctfm.dicom"))
+
     @pytest.mark.parametrize("module", of("ctfm.store"))
     def test_stores_rest_on_reading_scans(self, module: str) -> None:
         """They know no network and no training: what reads them is above."""
@@ -136,7 +140,8 @@ class TestArrows:
     @pytest.mark.parametrize("module", MODULES)
     def test_optional_packages_are_imported_where_they_are_used(self, module: str) -> None:
         """The room of DALI is entered, and its package imported, only on request."""
-        assert "nvidia" not in {name.split(".")[0] for name in imports(module, lazy=False)}
+        optional = {"dcm2niix", "nvidia", "pydicom"}
+        assert not optional & {name.split(".")[0] for name in imports(module, lazy=False)}
         if not module.startswith("ctfm.dali"):
             assert not own(module, lazy=False) & set(of("ctfm.dali"))
 
