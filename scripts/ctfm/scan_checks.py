@@ -75,24 +75,27 @@ def _affine_problem(image: Any) -> str | None:
 
 
 def _finite_problem(image: Any) -> str | None:
-    bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
+    values = torch.as_tensor(image)
+    if values.sum().isfinite():  # quick, and what is not finite shows in it
+        return None
+    bad = int((~torch.isfinite(values)).sum())
     if bad:
         return f"has {bad} voxels that are NaN or infinite: replace them (air is -1024 HU)"
     return None
 
 
 def _value_problem(image: Any) -> str | None:
-    values = torch.as_tensor(image)
+    values = torch.as_tensor(image).numpy()  # numpy minds no order of axes in memory
     low, high = float(values.min()), float(values.max())
     span = f"values {low:.0f}..{high:.0f}"
     if low < AIR_HU:
         return None
     if high == low:
         return f"is constant ({span}): not an image"
-    sample = values.flatten()[:: max(1, values.numel() // 200_000)]
-    if low >= 0 and high <= 255 and len(torch.unique(sample)) <= MASK_VALUES:
+    sample = values.ravel(order="K")[:: max(1, values.size // 200_000)]
+    if low >= 0 and high <= 255 and len(np.unique(sample)) <= MASK_VALUES:
         whole = bool((sample == sample.round()).all())
-        if whole and float((sample == 0).float().mean()) > 0.3:
+        if whole and float((sample == 0).mean()) > 0.3:
             return f"looks like a label map or mask ({span}, few of them): give the CT itself"
     if low >= 0 and high <= 255:
         return f"is not a CT in Hounsfield units ({span}, an 8-bit picture): export it as HU"

@@ -188,8 +188,10 @@ def read_scan(path: str) -> MetaTensor:
             "or not an image; export or download it again"
         ) from error
     meta["filename_or_obj"] = path
-    image = MetaTensor.ensure_torch_and_prune_meta(np.asarray(array, dtype=np.float32), meta)
-    return EnsureChannelFirst()(image)
+    # files hold X first; reversed, the array is contiguous, so that MONAI does not reorder it
+    stored = np.asarray(array, dtype=np.float32).T
+    image = MetaTensor.ensure_torch_and_prune_meta(stored, meta)
+    return EnsureChannelFirst()(image.permute(*reversed(range(image.ndim))))
 
 
 @dataclass(frozen=True)
