@@ -1,19 +1,4 @@
-"""How fast the peers load: views for pretraining, crops with labels for whole-body training.
-
-One function per engine: it prepares its own files, warms up, measures, and says what it counted.
-`benchmarks/loading.py` runs each in a process of its own:
-
-    python benchmarks/loading_peers.py ENGINE SETTINGS.json
-
-prints one line of JSON: {"items", "seconds", "unit", ...} or {"skipped": reason}. Settings:
-
-    folder          receives caches and preprocessed copies, which are kept
-    scans           paths of CTs, for views
-    rows            datalist of image and label at 1.5 mm, for crops
-    workers         processes that load (2)
-    seconds         to measure (20); whole rounds are counted, so it may take longer
-    warm_up         seconds before that (10); nnU-Net tries out its ways of smoothing at first
-    nnunet_python, torchio_python   interpreters that have these peers (default: this one)
+"""nnU-Net's and TorchIO's side of the loading benchmark, and what no loader can exceed.
 
 nnU-Net stays out of the project's environment, as it requires timm and hence torchvision. The
 loaders of nnU-Net and TorchIO do without. An environment for them over the project's (VENV), with
@@ -29,194 +14,22 @@ its torch and MONAI:
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import itertools
-import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from loading_data import oriented, uncompressed
-from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset, PersistentDataset
-from monai.data.utils import pickle_hashing
-from monai.transforms import (
-    CastToTyped,
-    ClassesToIndicesd,
-    Compose,
-    CopyItemsd,
-    CropForegroundd,
-    EnsureChannelFirstd,
-    LoadImaged,
-    MapTransform,
-    Orientationd,
-    RandCropByLabelClassesd,
-    RandFlipd,
-    RandGaussianSmoothd,
-    RandHistogramShiftd,
-    RandomizableTransform,
-    RandScaleCrop,
-    RandSpatialCropSamplesd,
-    Resize,
-    ScaleIntensityRanged,
-    Spacingd,
-    SpatialPadd,
-    ToTensord,
-)
-from torch.utils.data import RandomSampler
+from loading_engine import BATCH, CLASSES, PATCH, VIEWS, Result, Settings, main, measure
 
-from ctfm.contract import HU_WINDOW, PRETRAINING, SEGRESNET, WHOLE_BODY
+from ctfm.contract import PRETRAINING, WHOLE_BODY
 
-Settings = Mapping[str, Any]
-Result = dict[str, Any]
-
-DEFAULTS = {"workers": 2, "seconds": 20, "warm_up": 10}
-BUNDLES = Path(__file__).parents[1] / "bundles"
-VIEWS = PRETRAINING.crops * PRETRAINING.views
-CLASSES = SEGRESNET.out_channels
-BATCH, PATCH = WHOLE_BODY.batch_size, WHOLE_BODY.patch
-BOTH = ["image", "label"]
-SCALE = {"a_min": HU_WINDOW[0], "a_max": HU_WINDOW[1], "b_min": 0, "b_max": 1, "clip": True}
-#: Voxels kept of each class, as many as nnU-Net keeps; all of them would double a scan's cache.
-POSITIONS = 10_000
 #: TorchIO's patches from a volume that has been read and augmented, and volumes in its queue.
 PATCHES_PER_VOLUME, VOLUMES = 8, 4
-
-
-def monai_nifti_views(settings: Settings) -> Result:
-    """CT-FM's published pretraining recipe; each scan is read from its .nii.gz every time."""
-    transform = Compose([*view_preparation(), *view_augmentation()])
-    dataset = Dataset([{"view_0": scan} for scan in settings["scans"]], transform)
-    return measure_dataset(dataset, settings, 1, VIEWS, "views")
-
-
-def monai_cached_views(settings: Settings) -> Result:
-    """The same recipe, its deterministic part from a warm cache on disk."""
-    transform = Compose([*view_preparation(), *view_augmentation()])
-    data = [{"view_0": scan} for scan in settings["scans"]]
-    return measure_dataset(cached(data, transform, settings), settings, 1, VIEWS, "views")
-
-
-def view_preparation() -> list[Any]:
-    key = "view_0"
-    return [
-        LoadImaged(key, image_only=True),
-        EnsureChannelFirstd(key),
-        Orientationd(key, axcodes=PRETRAINING.axcodes, labels=None, lazy=True),
-        Spacingd(key, pixdim=PRETRAINING.spacing, mode="bilinear", lazy=True),
-        CropForegroundd(key, source_key=key, allow_smaller=True, lazy=True),
-        SpatialPadd(key, spatial_size=PRETRAINING.patch, value=PRETRAINING.pad_hu, lazy=True),
-        ScaleIntensityRanged(key, **SCALE),
-    ]
-
-
-def view_augmentation() -> list[Any]:
-    recipe, keys = PRETRAINING, ["view_0", "view_1"]
-    points, shift = recipe.histogram_shift_control_points, recipe.histogram_shift_prob
-    views = [
-        [
-            RandResizedCropd(key),
-            RandFlipd(key, prob=recipe.flip_prob, spatial_axis=recipe.flip_axis, lazy=True),
-            RandHistogramShiftd(key, num_control_points=points, prob=shift),
-            RandGaussianSmoothd(key, prob=recipe.gaussian_smooth_prob),
-        ]
-        for key in keys
-    ]
-    return [
-        RandSpatialCropSamplesd(
-            "view_0", roi_size=recipe.patch, num_samples=recipe.crops, random_size=False, lazy=True
-        ),
-        CopyItemsd("view_0", names="view_1"),
-        *itertools.chain.from_iterable(views),
-        ToTensord(keys, track_meta=False),
-    ]
-
-
-class RandResizedCropd(RandomizableTransform, MapTransform):
-    """A box of one random scale for all axes, brought back to the patch."""
-
-    def __init__(self, keys: str) -> None:
-        RandomizableTransform.__init__(self)
-        MapTransform.__init__(self, keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each item (C, D, H, W) by such a box of it."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            crop = RandScaleCrop(self.R.uniform(*PRETRAINING.resized_crop_scale), random_size=False)
-            crop.set_random_state(state=self.R)
-            result[key] = Resize(PRETRAINING.patch, mode="trilinear")(crop(result[key]))
-        return result
-
-
-def monai_cached_crops(settings: Settings) -> Result:
-    """The whole-body bundle's recipe; the places of the classes are cached, then they are not."""
-    results = []
-    for searched in (True, False):
-        transform = Compose([*crop_preparation(searched), *crop_augmentation(searched)])
-        dataset = cached(settings["rows"], transform, settings)
-        results.append(measure_dataset(dataset, settings, BATCH, BATCH, "crops"))
-    return {**results[0], "variants": {"classes searched at each crop": results[1]}}
-
-
-def crop_preparation(searched: bool) -> list[Any]:
-    margin = WHOLE_BODY.foreground_margin
-    search = ClassesToIndicesd("label", num_classes=CLASSES, max_samples_per_class=POSITIONS)
-    return [
-        LoadImaged(BOTH, image_only=True, ensure_channel_first=True),
-        Orientationd(BOTH, axcodes=WHOLE_BODY.axcodes, labels=None),
-        Spacingd(BOTH, pixdim=WHOLE_BODY.spacing, mode=["bilinear", "nearest"]),
-        ScaleIntensityRanged("image", **SCALE),
-        CropForegroundd(BOTH, source_key="image", margin=margin, allow_smaller=True),
-        SpatialPadd(BOTH, spatial_size=PATCH),
-        CastToTyped("label", dtype=torch.uint8),
-        *([search] if searched else []),
-    ]
-
-
-def crop_augmentation(searched: bool) -> list[Any]:
-    crop = RandCropByLabelClassesd(
-        BOTH,
-        label_key="label",
-        spatial_size=PATCH,
-        ratios=[WHOLE_BODY.background_ratio] + [WHOLE_BODY.class_ratio] * (CLASSES - 1),
-        num_classes=CLASSES,
-        indices_key="label_cls_indices" if searched else None,
-        warn=False,
-    )
-    parser = ConfigParser()
-    parser.read_config(BUNDLES / "ct_fm_whole_body_segmentation" / "configs" / "train.json")
-    return [crop, *parser.get_parsed_content("train::random_transforms")]
-
-
-def cached(data: list[dict[str, str]], transform: Compose, settings: Settings) -> Dataset:
-    """A warm cache: each scan has been taken once."""
-    folder = Path(settings["folder"]) / "monai"
-    dataset = PersistentDataset(data, transform, folder, hash_transform=pickle_hashing)
-    for _ in DataLoader(dataset, num_workers=settings["workers"]):
-        pass
-    return dataset
-
-
-def measure_dataset(
-    dataset: Dataset, settings: Settings, batch: int, items: int, unit: str
-) -> Result:
-    """Measure a dataset behind MONAI's data loader, scans drawn at random without end."""
-    workers = settings["workers"]
-    sampler = RandomSampler(dataset, replacement=True, num_samples=1_000_000)
-    loader = DataLoader(dataset, num_workers=workers, batch_size=batch, sampler=sampler)
-    # the workers take turns, so a round is one batch of each
-    return measure(iter(loader), settings, items, unit, batches_per_round=workers)
 
 
 def nnunet_crops(settings: Settings) -> Result:
@@ -412,90 +225,17 @@ def measure_copies(
     return {"items": done, "seconds": time.perf_counter() - start, "unit": unit}
 
 
-def measure(
-    batches: Iterator[Mapping[str, Any]],
-    settings: Settings,
-    items: int,
-    unit: str,
-    batches_per_round: int = 2,
-) -> Result:
-    """Take batches as fast as they come, `items` crops or views in each.
-
-    Whole rounds are counted, so that batches which arrive together are counted together. At least
-    two of them warm up.
-    """
-
-    def rounds(seconds: float, at_least: int) -> tuple[int, float, Mapping[str, Any]]:
-        batch: Mapping[str, Any] = {}
-        start, done = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds or done < at_least:
-            for _ in range(batches_per_round):
-                batch = next(batches)
-            done += 1
-        return done, time.perf_counter() - start, batch
-
-    rounds(settings["warm_up"], at_least=2)
-    done, seconds, batch = rounds(settings["seconds"], at_least=1)
-    tensors = {key: described(value) for key, value in batch.items()}
-    return {
-        "items": done * batches_per_round * items,
-        "seconds": seconds,
-        "unit": unit,
-        "batch": {key: value for key, value in tensors.items() if value},
-    }
-
-
-def described(value: Any) -> Any:
-    """Shape and type of a tensor of a batch."""
-    if isinstance(value, dict) and "data" in value:  # TorchIO
-        value = value["data"]
-    return [*value.shape, str(value.dtype)] if isinstance(value, torch.Tensor) else None
-
-
-def versions(engine: str) -> dict[str, str]:
-    packages = {
-        "monai": ("monai", "torch", "nibabel"),
-        "nnunet": ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "blosc2", "torch"),
-        "torchio": ("torchio", "SimpleITK", "torch"),
-        "copy": ("numpy",),
-    }
-    return {package: version(package) for package in packages[engine.split("_")[0]]}
-
-
-ENGINES: dict[str, Callable[[Settings], Result]] = {
+ENGINES = {
     engine.__name__: engine
-    for engine in (
-        monai_nifti_views,
-        monai_cached_views,
-        monai_cached_crops,
-        nnunet_crops,
-        torchio_queue_crops,
-        copy_limit_views,
-        copy_limit_crops,
-    )
+    for engine in (nnunet_crops, torchio_queue_crops, copy_limit_views, copy_limit_crops)
 }
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("engine", choices=ENGINES)
-    parser.add_argument("settings", type=Path, help="a JSON file")
-    options = parser.parse_args()
-    settings = {**DEFAULTS, **json.loads(options.settings.read_text())}
-    python = settings.get(f"{options.engine.split('_')[0]}_python", sys.executable)
-    if not Path(python).exists():
-        print(json.dumps({"skipped": f"there is no interpreter {python}"}))
-        return
-    if Path(python).absolute() != Path(sys.executable).absolute():
-        command = [python, __file__, options.engine, str(options.settings)]
-        sys.exit(subprocess.run(command, check=False).returncode)
-    torch.set_num_threads(1)
-    with contextlib.redirect_stdout(sys.stderr):  # peers print
-        result = ENGINES[options.engine](settings)
-    if "skipped" not in result:
-        result["versions"] = versions(options.engine)
-    print(json.dumps(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        ENGINES,
+        {
+            "nnunet": ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "blosc2", "torch"),
+            "torchio": ("torchio", "SimpleITK", "torch"),
+            "copy": ("numpy",),
+        },
+    )

@@ -22,6 +22,7 @@ class Row:
     Attributes:
         ours, theirs: medians over runs; None where that side was not run.
         target: a condition on `ours` (or on `ratio`, if it starts with "ratio"), e.g. ">= 0.9".
+        larger_is_better: None: as the target says; without a target smaller is better.
     """
 
     figure: str
@@ -30,14 +31,17 @@ class Row:
     theirs: float | None
     unit: str
     target: str | None
+    larger_is_better: bool | None = None
 
     @property
     def ratio(self) -> float | None:
-        """Above 1 where ours is better: larger, if the target is a lower bound, else smaller."""
+        """Above 1 where ours is better."""
         if self.theirs is None or not self.ours or not self.theirs:
             return None
-        larger_is_better = self.target is not None and " >= " in f" {self.target}"
-        return self.ours / self.theirs if larger_is_better else self.theirs / self.ours
+        larger = self.larger_is_better
+        if larger is None:
+            larger = self.target is not None and " >= " in f" {self.target}"
+        return self.ours / self.theirs if larger else self.theirs / self.ours
 
     @property
     def met(self) -> bool | None:

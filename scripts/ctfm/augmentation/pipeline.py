@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
-from monai.transforms import Compose, Transform
+import numpy as np
+from monai.transforms import Compose, Randomizable, Transform
+from monai.utils import MAX_SEED
 from torch import Tensor
 
-from ctfm.augmentation.steps import Pair, Resize, Step, step_of
+from ctfm.augmentation.steps import Pair, Step, step_of
 from ctfm.errors import UserError
 
 __all__ = ["Augmentation", "Drawn"]
@@ -25,16 +28,17 @@ class Augmentation:
     happen elsewhere: in DALI, on a GPU, in another process.
 
     Args:
-        transforms: dictionary transforms, in order, as configs list them.
+        transforms: dictionary transforms, in order, as configs list them; they are copied, since
+            what draws must not be shared between threads.
 
     Raises:
         UserError: a transform is not one of dictionaries, or has keys other than these.
     """
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.compose = Compose(list(transforms)).flatten()
         self.steps: list[Step] = []
-        for transform in self.compose.transforms:
+        self._generator = np.random.RandomState()  # slow to make, quick to seed
+        for transform in Compose(deepcopy(list(transforms))).flatten().transforms:
             keys = set(getattr(transform, "keys", ()))
             if not keys or not keys <= KEYS:
                 name = type(transform).__name__
@@ -42,21 +46,26 @@ class Augmentation:
                     f"transform {name} has keys {sorted(map(str, keys))}: a store gives image and "
                     "label, and takes dictionary transforms of these"
                 )
+            if getattr(transform, "lazy", False):
+                name = type(transform).__name__
+                raise UserError(f"transform {name} is lazy, which is not known here: leave it out")
             self.steps.append(step_of(transform))
 
-    def draw(self, seed: int, shape: Sequence[int]) -> Drawn:
+    def draw(self, seed: int) -> Drawn:
         """What `Compose.set_random_state(seed)` makes the transforms draw for one volume.
 
         Args:
             seed: of this volume.
-            shape: (D, H, W) that it has at first.
         """
-        self.compose.set_random_state(seed=seed)
+        generator = self._generator
+        generator.seed(seed % MAX_SEED)
         drawn: Drawn = []
         for step in self.steps:
-            drawn.append(step.draw(shape))
-            if isinstance(step, Resize):
-                shape = drawn[-1]
+            drawing = isinstance(step.transform, Randomizable)
+            # a seed for each transform that draws, made as by MONAI's Compose
+            drawn.append(
+                step.draw(int(generator.randint(MAX_SEED, dtype="uint32")) if drawing else None)
+            )
         return drawn
 
     def apply(self, image: Tensor, label: Tensor | None, drawn: Drawn, first: int = 0) -> Pair:

@@ -8,7 +8,8 @@ a transform that has no fast form here runs as MONAI wrote it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import Any, TypeGuard
 
 import torch
@@ -18,6 +19,7 @@ from monai.transforms import (
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandHistogramShiftd,
+    Randomizable,
     RandomizableTransform,
     RandScaleIntensityd,
     RandShiftIntensityd,
@@ -25,6 +27,7 @@ from monai.transforms import (
     Transform,
 )
 from monai.transforms.utils import create_rotate, create_scale, create_shear, create_translate
+from monai.utils import convert_to_tensor, fall_back_tuple
 from torch import Tensor
 
 from ctfm.augmentation.kernels import (
@@ -32,7 +35,9 @@ from ctfm.augmentation.kernels import (
     affine_nearest,
     gaussian_smooth,
     histogram_shift,
+    resize,
 )
+from ctfm.errors import UserError
 
 __all__ = ["Affine", "Flip", "Resize", "Step", "step_of"]
 
@@ -43,18 +48,35 @@ class Step(ABC):
     """One transform.
 
     Args:
-        transform: of MONAI, seeded by its `Compose` before each draw.
+        transform: of MONAI.
     """
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
+        self.random_parts = list(_random_parts(transform))
 
-    def draw(self, shape: Sequence[int]) -> Any:
-        """Parameters for a volume of this shape; None: this one is left alone."""
+    def seed(self, seed: int | None) -> None:
+        """As ``transform.set_random_state(seed=seed)``, which takes 80 us a part to this one's 2.
+
+        MONAI gives all parts of a transform the same seed, and each a new generator.
+        """
+        own = {id(part.R) for part in self.random_parts if "R" in vars(part)}
+        if len(own) < len(self.random_parts):
+            self.transform.set_random_state(seed=seed)
+        for part in self.random_parts:
+            part.R.seed(seed)
+
+    def draw(self, seed: int | None) -> Any:
+        """Parameters for one volume; None: it is left alone.
+
+        Args:
+            seed: of this transform for this volume; None for those that draw nothing.
+        """
+        self.seed(seed)
         self.transform.randomize(None)
-        return self.parameters(shape) if self.transform._do_transform else None
+        return self.parameters() if self.transform._do_transform else None
 
-    def parameters(self, shape: Sequence[int]) -> Any:
+    def parameters(self) -> Any:
         """What is drawn once it is decided that the transform takes place."""
         return True
 
@@ -67,23 +89,36 @@ class Step(ABC):
         """Image and label (D, H, W) after the transform."""
 
 
+def _random_parts(transform: Any) -> Iterator[Any]:
+    """A transform, and those that it is made of, if they draw."""
+    if isinstance(transform, Randomizable):
+        yield transform
+    for part in vars(transform).values():
+        if isinstance(part, Randomizable):
+            yield from _random_parts(part)
+
+
 class Resize(Step):
     """`Resized(mode="trilinear")`: nothing is drawn."""
 
-    def draw(self, shape: Sequence[int]) -> Any:
-        """The size (D, H, W)."""
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(D, H, W) of the result."""
         return tuple(self.transform.resizer.spatial_size)
+
+    def draw(self, seed: int | None) -> Any:
+        """The size."""
+        return self.size
 
     def apply(self, image: Tensor, label: Tensor | None, drawn: Any) -> Pair:
         """Interpolate the image."""
-        resized = torch.nn.functional.interpolate(image[None, None], size=drawn, mode="trilinear")
-        return resized[0, 0], label
+        return resize(image, drawn), label
 
 
 class Flip(Step):
     """`RandFlipd`: draws the axes."""
 
-    def parameters(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def parameters(self) -> tuple[int, ...]:
         """Axes of (D, H, W) to be reversed; none given means all, as in MONAI."""
         axes = self.transform.flipper.spatial_axis
         if axes is None:
@@ -98,8 +133,8 @@ class Flip(Step):
 class Affine(Step):
     """`RandAffined`, linear for images and nearest for labels, zeros outside."""
 
-    def parameters(self, shape: Sequence[int]) -> Tensor:
-        """(3, 4), output voxel index to input voxel index."""
+    def parameters(self) -> Tensor:
+        """(3, 4), output voxel to input voxel, both counted from the centre of the volume."""
         self.transform.rand_affine.randomize()
         grid = self.transform.rand_affine.rand_affine_grid
         grid.randomize()  # MONAI draws once more when it makes the grid
@@ -112,21 +147,35 @@ class Affine(Step):
         ):
             if values:
                 matrix = matrix @ torch.as_tensor(make(3, values), dtype=torch.float64)
-        # MONAI's coordinates start at the centre of the volume
-        center = (torch.tensor(tuple(shape), dtype=torch.float64) - 1) / 2
-        steps = matrix[:3, :3]
-        return torch.cat([steps, (matrix[:3, 3] + center - steps @ center)[:, None]], dim=1)
+        return matrix[:3]
+
+    def indices(self, drawn: Tensor, shape: Sequence[int]) -> Tensor:
+        """(3, 4), output voxel index to input voxel index, in a volume (D, H, W).
+
+        Raises:
+            UserError: the transform is to give another size, which is not known here.
+        """
+        size = fall_back_tuple(self.transform.rand_affine.spatial_size, shape)
+        if size != tuple(shape):
+            raise UserError(
+                f"RandAffined has spatial_size {size} and gets volumes of {tuple(shape)}: leave it "
+                "out, or give the size of the patch"
+            )
+        center = (torch.tensor(size, dtype=torch.float64) - 1) / 2
+        steps, shift = drawn[:, :3], drawn[:, 3]
+        return torch.cat([steps, (shift + center - steps @ center)[:, None]], dim=1)
 
     def apply(self, image: Tensor, label: Tensor | None, drawn: Any) -> Pair:
         """Resample both by the same matrix."""
-        moved = affine_nearest(label, drawn) if self.moves(label) else label
-        return affine_linear(image, drawn), moved
+        matrix = self.indices(drawn, image.shape)
+        moved = affine_nearest(label, matrix) if self.moves(label) else label
+        return affine_linear(image, matrix), moved
 
 
 class GaussianSmooth(Step):
     """`RandGaussianSmoothd`: draws a sigma for each axis."""
 
-    def parameters(self, shape: Sequence[int]) -> tuple[float, ...]:
+    def parameters(self) -> tuple[float, ...]:
         """Sigmas in voxels."""
         smooth = self.transform.rand_smooth
         smooth.randomize(None)
@@ -140,7 +189,7 @@ class GaussianSmooth(Step):
 class HistogramShift(Step):
     """`RandHistogramShiftd`: draws control points."""
 
-    def parameters(self, shape: Sequence[int]) -> tuple[list[float], list[float]]:
+    def parameters(self) -> tuple[list[float], list[float]]:
         """Where the control points are, and where they go."""
         shifter = self.transform.shifter
         shifter.randomize(None)
@@ -155,7 +204,7 @@ class HistogramShift(Step):
 class ScaleIntensity(Step):
     """`RandScaleIntensityd`: draws a factor."""
 
-    def parameters(self, shape: Sequence[int]) -> float:
+    def parameters(self) -> float:
         """1 is added to it."""
         self.transform.scaler.randomize(None)
         return float(self.transform.scaler.factor)
@@ -168,7 +217,7 @@ class ScaleIntensity(Step):
 class ShiftIntensity(Step):
     """`RandShiftIntensityd`: draws an offset."""
 
-    def parameters(self, shape: Sequence[int]) -> float:
+    def parameters(self) -> float:
         """Offset in the image's units."""
         self.transform.shifter.randomize(None)
         return float(self.transform.shifter._offset)
@@ -181,7 +230,7 @@ class ShiftIntensity(Step):
 class GaussianNoise(Step):
     """`RandGaussianNoised`: draws a standard deviation, and a seed in place of a noise volume."""
 
-    def parameters(self, shape: Sequence[int]) -> tuple[float, float, int]:
+    def parameters(self) -> tuple[float, float, int]:
         """Mean, standard deviation, seed."""
         noise = self.transform.rand_gaussian_noise
         RandomizableTransform.randomize(noise, None)  # its own would draw all the noise
@@ -197,29 +246,26 @@ class GaussianNoise(Step):
 
 
 class AsMonai(Step):
-    """Any other dictionary transform, run as it is."""
+    """Any other dictionary transform, run as it is, by one thread at a time."""
 
-    def draw(self, shape: Sequence[int]) -> Any:
-        """The random state, for the transform to draw from when it is applied."""
-        generator = getattr(self.transform, "R", None)
-        return (generator.get_state() if generator is not None else None,)
+    def __init__(self, transform: Any) -> None:
+        super().__init__(transform)
+        self.alone = Lock()
+
+    def draw(self, seed: int | None) -> Any:
+        """The seed: the transform draws when it is applied."""
+        return (seed,)
 
     def apply(self, image: Tensor, label: Tensor | None, drawn: Any) -> Pair:
-        """Call it with the random state of this volume."""
-        if drawn[0] is not None:
-            self.transform.set_random_state(state=_generator(drawn[0]))
+        """Call it with the seed of this volume."""
+        (seed,) = drawn
         data = {"image": image[None]} | ({} if label is None else {"label": label[None]})
-        result = self.transform(data)
-        found = {k: torch.as_tensor(v)[0].contiguous() for k, v in result.items() if k in data}
-        return found["image"], found.get("label")
-
-
-def _generator(state: Any) -> Any:
-    import numpy as np
-
-    generator = np.random.RandomState()
-    generator.set_state(state)
-    return generator
+        with self.alone:
+            if seed is not None:
+                self.transform.set_random_state(seed=seed)
+            result = self.transform(data)
+        found = {key: convert_to_tensor(result[key], device=image.device)[0] for key in data}
+        return found["image"].contiguous(), found.get("label")
 
 
 #: MONAI's class -> its fast form, and what has to hold for that form to be the same.
@@ -253,7 +299,9 @@ def _is_plain(transform: Any) -> bool:
     if keys != ("image",):
         return False
     if isinstance(transform, Resized):
-        return modes == ["trilinear"] and not any(transform.anti_aliasing)
+        size, corners = transform.resizer.spatial_size, transform.align_corners
+        fixed = transform.resizer.size_mode == "all" and not isinstance(size, int) and min(size) > 0
+        return fixed and modes == ["trilinear"] and not any((*transform.anti_aliasing, *corners))
     if isinstance(transform, RandGaussianSmoothd):
         return str(transform.rand_smooth.approx) == "erf"
     if isinstance(transform, RandShiftIntensityd):

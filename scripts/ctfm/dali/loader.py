@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ctfm import require
 from ctfm.augmentation.pipeline import Augmentation, Drawn
-from ctfm.augmentation.steps import Affine, Flip, Pair, Resize
+from ctfm.augmentation.steps import Affine, Flip, Resize, Step
+from ctfm.dali.finishing import Finisher, Unfinished
 from ctfm.dali.graph import make_pipeline
 from ctfm.errors import UserError
 from ctfm.store.sampling import Box, Samples
@@ -29,8 +30,8 @@ __all__ = ["DaliLoader"]
 
 Array = npt.NDArray[Any]
 
-#: Batches that are being read while one is on its way through DALI.
-AHEAD = 2
+#: Batches that are being read, and finished, beside DALI's one and the trainer's.
+READING, FINISHING = 2, 2
 
 
 @dataclass
@@ -60,7 +61,8 @@ class DaliLoader:
     the host.
 
     Every sample is a function of seed, epoch and index. With several processes (torchrun), each
-    takes its share of every batch's worth of samples; all deliver the same number of batches.
+    takes its share of every batch's worth of samples; all deliver the same number of batches, but
+    for `Volumes`, each of which is delivered once.
 
     Args:
         samples: which boxes of which scans.
@@ -73,7 +75,7 @@ class DaliLoader:
             where it takes a fifth of the time.
 
     Raises:
-        UserError: DALI is not installed, or an argument is out of range.
+        UserError: DALI is not installed, an argument is out of range, or there is no batch.
     """
 
     def __init__(
@@ -96,16 +98,24 @@ class DaliLoader:
         self.device = torch.device(device)
         self.num_workers = num_workers or os.cpu_count() or 1
         self.drop_last = drop_last
-        steps = self.augmentation.steps
-        self.resize = bool(steps) and isinstance(steps[0], Resize)
-        self.flip = self.resize and len(steps) > 1 and isinstance(steps[1], Flip)
-        self.done = self.resize + self.flip
+        steps: list[Step | None] = [*self.augmentation.steps, None, None, None]
         by_dali = warp == "dali" or (warp is None and self.device.type == "cuda")
-        self.warp = by_dali and len(steps) > self.done and isinstance(steps[self.done], Affine)
+        self.resize = by_dali and isinstance(steps[0], Resize)
+        # a box is flipped while it is resized; labels are not resized
+        self.flip = self.resize and isinstance(steps[1], Flip) and not samples.labelled
+        self.done = self.resize + self.flip
+        affine, moving = steps[self.done], {"image", "label"} if samples.labelled else {"image"}
+        self.warp = by_dali and isinstance(affine, Affine) and moving <= {*affine.transform.keys}
         self.done += self.warp
+        self.finisher = Finisher(samples, self.augmentation, self.done, self.device)
         self.epoch = 1
         self.start = 0
         self._pipeline: Any = None
+        if not len(self):
+            raise UserError(
+                f"{len(samples)} samples make no batch of {batch_size} in each of "
+                f"{idist.get_world_size()} processes"
+            )
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose what the next pass draws.
@@ -119,58 +129,62 @@ class DaliLoader:
 
     def __len__(self) -> int:
         """Batches of an epoch, in each process."""
-        share = self.batch_size * idist.get_world_size()
-        whole, rest = divmod(len(self.samples), share)
-        return int(whole) + (rest > 0 and not self.drop_last)
+        share = full = self.batch_size * idist.get_world_size()
+        left = len(self.samples)
+        if self.samples.once:
+            left, full = left - self.batch_size * idist.get_rank(), self.batch_size
+        return int(max(0, left + share - (full if self.drop_last else 1)) // share)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The batches of the epoch that `set_epoch` chose."""
-        start, self.start = self.start, 0
-        numbers = iter(range(start, len(self)))
-        pipeline, waiting = self._built(), deque[_Batch]()
+        epoch, start, self.start = self.epoch, self.start, 0
+        # a pass that is abandoned keeps its pipeline: the next one must not get its batches
+        pipeline, self._pipeline = self._pipeline or self._built(), None
         with ThreadPoolExecutor(self.num_workers) as pool:
             try:
-                running = self._next(pool, numbers, waiting, pipeline)
-                while running is not None:
-                    batch = self._collect(pipeline, running)
-                    # the next one is on its way while the trainer works on this one
-                    running = self._next(pool, numbers, waiting, pipeline)
-                    yield batch
-            except BaseException:  # an abandoned pass: the next one must not get its batches
-                self._pipeline = None
-                raise
+                yield from self._batches(pool, pipeline, epoch, start)
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _next(
-        self,
-        pool: ThreadPoolExecutor,
-        numbers: Iterator[int],
-        waiting: deque[_Batch],
-        pipeline: Any,
-    ) -> _Batch | None:
-        """Start DALI on the next batch, and the reading of those after it."""
-        for number in islice(numbers, 1 + AHEAD - len(waiting)):
-            waiting.append(self._read(pool, number))
-        if not waiting:
-            return None
-        self._feed(pipeline, waiting[0])
-        return waiting.popleft()
+    def _batches(
+        self, pool: ThreadPoolExecutor, pipeline: Any, epoch: int, start: int
+    ) -> Iterator[dict[str, Any]]:
+        """Batches on their way: read, then in DALI, then finished; the trainer waits for the last.
+
+        Each stage works on batches of its own while the trainer works on the one it has.
+        """
+        numbers = iter(range(start, len(self)))
+        reading, finishing = deque[_Batch](), deque[Unfinished]()
+
+        def run_next() -> _Batch | None:
+            for number in islice(numbers, READING + 1 - len(reading)):
+                reading.append(self._read(pool, epoch, number))
+            if reading:
+                self._feed(pipeline, reading[0])
+            return reading.popleft() if reading else None
+
+        running = run_next()
+        while running or finishing:
+            while running and len(finishing) < FINISHING:
+                finishing.append(self._take(pool, pipeline, running))
+                running = run_next()
+            if not running:
+                self._pipeline = pipeline  # nothing is left in it
+            yield self.finisher.deliver(finishing.popleft())
 
     def _built(self) -> Any:
-        if self._pipeline is None:
-            steps = self.augmentation.steps
-            self._pipeline = make_pipeline(
-                batch_size=self.batch_size * max(1, math.prod(self.samples.shape)),
-                threads=self.num_workers,
-                device_id=None if self.device.type == "cpu" else self.device.index or 0,
-                size=steps[0].draw(()) if self.resize else None,
-                warp=self.warp,
-                labelled=self.samples.labelled,
-            )
-        return self._pipeline
+        first = self.augmentation.steps[0] if self.resize else None
+        return make_pipeline(
+            batch_size=self.batch_size * max(1, math.prod(self.samples.shape)),
+            threads=self.num_workers,
+            device_id=None if self.device.type == "cpu" else self.device.index or 0,
+            size=first.size if isinstance(first, Resize) else None,
+            warp=self.warp,
+            labelled=self.samples.labelled,
+            air=float(self.samples.recipe.hu_window[0]),
+        )
 
-    def _read(self, pool: ThreadPoolExecutor, number: int) -> _Batch:
+    def _read(self, pool: ThreadPoolExecutor, epoch: int, number: int) -> _Batch:
         """Draw a batch, and let the threads read it."""
         rank, world = idist.get_rank(), idist.get_world_size()
         first = (number * world + rank) * self.batch_size
@@ -178,9 +192,9 @@ class DaliLoader:
         last = first + self.batch_size
         # several processes need equal batches: past the end they take from the beginning, as
         # torch's DistributedSampler does
-        wanted = range(first, min(last, total) if world == 1 else last)
-        boxes = [box for i in wanted for box in self.samples.boxes(self.epoch, i % total)]
-        drawn = [self.augmentation.draw(box.seed, box.size) for box in boxes]
+        wanted = range(first, min(last, total) if world == 1 or self.samples.once else last)
+        boxes = [box for i in wanted for box in self.samples.boxes(epoch, i % total)]
+        drawn = [self.augmentation.draw(box.seed) for box in boxes]
         return _Batch(boxes, drawn, [pool.submit(self._voxels, box) for box in boxes])
 
     def _voxels(self, box: Box) -> tuple[Array, Array | None]:
@@ -199,7 +213,7 @@ class DaliLoader:
             inputs["roi_start"] = [start for start, _ in rois]
             inputs["roi_end"] = [end for _, end in rois]
         if self.warp:
-            affines = [drawn[self.done - 1] for drawn in batch.drawn]
+            affines = [self._affine(b, d) for b, d in zip(batch.boxes, batch.drawn, strict=True)]
             inputs["warp"] = [np.array(affine is not None) for affine in affines]
             inputs["matrix"] = [_for_dali(affine) for affine in affines]
         for name, arrays in inputs.items():
@@ -213,35 +227,23 @@ class DaliLoader:
             start[axis], end[axis] = end[axis], start[axis]
         return start, end
 
-    def _collect(self, pipeline: Any, batch: _Batch) -> dict[str, Any]:
-        """DALI's output with the other transforms applied."""
+    def _affine(self, box: Box, drawn: Drawn) -> Tensor | None:
+        """Output voxel index to input voxel index, as the box comes to be resampled."""
+        step, matrix = self.augmentation.steps[self.done - 1], drawn[self.done - 1]
+        if matrix is None:
+            return None
+        assert isinstance(step, Affine)
+        return step.indices(matrix, drawn[0] if self.resize else box.size)
+
+    def _take(self, pool: ThreadPoolExecutor, pipeline: Any, batch: _Batch) -> Unfinished:
+        """Wait for DALI's next batch, and start what follows."""
         outputs = pipeline.share_outputs()
         try:
             images = self._tensors(outputs[0])
             labels = self._tensors(outputs[1]) if self.samples.labelled else [None] * len(images)
-            result = {"image": torch.empty(len(images), 1, *images[0].shape, device=self.device)}
-            if labels[0] is not None:
-                result["label"] = torch.empty_like(result["image"], dtype=labels[0].dtype)
-            rows = zip(images, labels, batch.drawn, strict=True)
-            for number, (image, label, drawn) in enumerate(rows):
-                place = result["image"][number, 0]
-                done, moved = self._finish(image, label, drawn, place)
-                if done is not place:
-                    place.copy_(done)
-                if moved is not None:
-                    result["label"][number, 0] = moved
+            return self.finisher.start(pool, images, labels, batch.boxes, batch.drawn)
         finally:
             pipeline.release_outputs()
-        shape = self.samples.shape
-        if shape:
-            result = {key: torch.unflatten(value, 0, (-1, *shape)) for key, value in result.items()}
-        names = [box.scan.entry.name for box in batch.boxes[:: max(1, math.prod(shape))]]
-        return {**result, "id": names}
-
-    def _finish(self, image: Tensor, label: Tensor | None, drawn: Drawn, place: Tensor) -> Pair:
-        low, high = self.samples.recipe.hu_window
-        torch.mul(image, 1 / (high - low), out=place).sub_(low / (high - low))
-        return self.augmentation.apply(place, label, drawn, self.done)
 
     def _tensors(self, output: Any) -> list[Tensor]:
         """Each volume (D, H, W) of a DALI output; on a CPU without a copy."""

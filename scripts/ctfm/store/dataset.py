@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose, Transform
+from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
 from ctfm.store.sampling import Box, Samples
@@ -28,12 +29,14 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, samples: Samples, transforms: Sequence[Transform] = ()) -> None:
         self.samples = samples
-        self.transform = Compose(list(transforms))
-        self.epoch = 1
+        self.transform = Compose(list(transforms)).flatten()
+        # persistent workers see the epoch change
+        epoch = torch.ones((), dtype=torch.int64)
+        self._epoch = epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Epochs, counted from 1, differ in what they draw."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         """Samples in an epoch."""
@@ -41,7 +44,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample of the current epoch."""
-        boxes = self.samples.boxes(self.epoch, index)
+        boxes = self.samples.boxes(int(self._epoch), index)
         items = [self._item(box) for box in boxes]
         shape = self.samples.shape
         found: dict[str, Any] = {
@@ -59,4 +62,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
         if self.samples.labelled:
             data["label"] = torch.from_numpy(self.samples.classes(box.label())[None])
         self.transform.set_random_state(seed=box.seed)
-        return {key: torch.as_tensor(value) for key, value in self.transform(data).items()}
+        found = {key: convert_to_tensor(value) for key, value in self.transform(data).items()}
+        if "label" in found:
+            found["label"] = found["label"].to(torch.uint8)  # MONAI resamples as float32
+        return found

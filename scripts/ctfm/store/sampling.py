@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ctfm.store.index import Store, StoredScan
 __all__ = ["Box", "ClassCrops", "Samples", "Views", "Volumes"]
 
 Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Box:
     """
 
     scan: StoredScan
-    start: tuple[int, ...]
-    size: tuple[int, ...]
+    start: Shape
+    size: Shape
     seed: int
 
     def image(self) -> npt.NDArray[np.int16]:
@@ -60,10 +62,13 @@ class Samples(ABC):
     Attributes:
         labelled: whether samples have labels.
         shape: boxes of a sample, as the batch is shaped: () for one box.
+        once: each counts once, so that of several processes some may get fewer; otherwise they
+            take some twice and get equally many.
     """
 
     labelled = False
-    shape: tuple[int, ...] = ()
+    shape: Shape = ()
+    once = False
 
     def __init__(self, store: str, split: str, seed: int = 0) -> None:
         self.scans = Store(store).scans(split)
@@ -86,8 +91,14 @@ class Samples(ABC):
 
     def classes(self, label: Array) -> Array:
         """Ids of the store to those that the network counts; not for samples without labels."""
-        mapped: Array = self.table[label]
-        return mapped
+        if int(label.max(initial=0)) < self._unchanged:  # so mostly with all classes of a data set
+            return label.astype(np.uint8, copy=False)
+        return self.table.take(label)
+
+    @cached_property
+    def _unchanged(self) -> int:
+        """Ids below this one stay as they are."""
+        return int((self.table != np.arange(len(self.table))).argmax())
 
     def generator(self, epoch: int, index: int) -> np.random.Generator:
         """Randomness of one sample."""
@@ -99,12 +110,15 @@ class Samples(ABC):
         An epoch may be longer or shorter than a pass over the scans.
         """
         passed, place = divmod((epoch - 1) * len(self) + index, len(self.scans))
-        order = np.random.default_rng((self.seed, passed)).permutation(len(self.scans))
+        # the fourth number keeps it apart from what samples draw
+        order = np.random.default_rng((self.seed, passed, 0, 1)).permutation(len(self.scans))
         return self.scans[int(order[place])]
 
 
 class ClassCrops(Samples):
     """Crops around voxels of classes, all classes alike: MONAI's `RandCropByLabelClasses`.
+
+    A scan that has none of the classes gives crops from anywhere.
 
     Args:
         store: folder of the store.
@@ -117,7 +131,7 @@ class ClassCrops(Samples):
         seed: another one gives other crops.
 
     Raises:
-        UserError: scans without labels.
+        UserError: scans without labels, or ratios that are none.
     """
 
     labelled = True
@@ -137,10 +151,11 @@ class ClassCrops(Samples):
         self.patch = tuple(patch)
         self.class_ids = list(class_ids)
         self.ratios = list(ratios) if ratios is not None else [0.0] + [1.0] * len(self.class_ids)
-        if len(self.ratios) != 1 + len(self.class_ids):
+        count, wanted = len(self.ratios), 1 + len(self.class_ids)
+        if count != wanted or min(self.ratios) < 0 or not any(self.ratios):
             raise UserError(
-                f"{len(self.ratios)} ratios for {len(self.class_ids)} classes: give background's "
-                "and one for each class"
+                f"ratios are {self.ratios} for {wanted - 1} classes: give background's and one for "
+                "each class, from 0 and not all 0"
             )
         self.crops_per_scan = crops_per_scan
         self.table = _class_table(self.class_ids)
@@ -152,37 +167,33 @@ class ClassCrops(Samples):
     def boxes(self, epoch: int, index: int) -> list[Box]:
         """One crop."""
         scan, generator = self.scan(epoch, index), self.generator(epoch, index)
-        margins = [max(0, p - n) for p, n in zip(self.patch, scan.entry.shape, strict=True)]
-        before = [m // 2 for m in margins]  # as SpatialPad
-        shape = tuple(n + m for n, m in zip(scan.entry.shape, margins, strict=True))
+        shape = tuple(max(p, n) for p, n in zip(self.patch, scan.entry.shape, strict=True))
+        # as SpatialPad
+        before = [(m - n) // 2 for m, n in zip(shape, scan.entry.shape, strict=True)]
+        indices = self._candidates(scan, before, shape)
+        present = any(r and len(i) for r, i in zip(self.ratios, indices, strict=True))
         (center,) = generate_label_classes_crop_centers(
             spatial_size=self.patch,
             num_samples=1,
             label_spatial_shape=shape,
-            indices=self._candidates(scan, before, shape),
-            ratios=self.ratios,
+            indices=indices,
+            ratios=self.ratios if present else [1.0] + [0.0] * len(self.class_ids),
             rand_state=np.random.RandomState(generator.integers(2**32)),
             warn=False,
         )
-        start = [c - p // 2 - b for c, p, b in zip(center, self.patch, before, strict=True)]
-        return [Box(scan, tuple(start), self.patch, int(generator.integers(2**31)))]
+        start = tuple(c - p // 2 - b for c, p, b in zip(center, self.patch, before, strict=True))
+        return [Box(scan, start, self.patch, int(generator.integers(2**31)))]
 
-    def _candidates(
-        self, scan: StoredScan, before: Sequence[int], shape: tuple[int, ...]
-    ) -> list[Array]:
+    def _candidates(self, scan: StoredScan, before: list[int], shape: Shape) -> list[Any]:
         """Flat positions of background and of each class in the padded volume."""
-        stored = scan.positions
-        found = [stored.get(i, np.zeros(0, np.int32)) for i in self.class_ids]
-        if not any(len(positions) for positions in found):
-            return [np.zeros(0, np.int64), np.arange(math.prod(shape)), *found[1:]]
+        stored, none = scan.positions, np.zeros(0, np.int32)
+        found = (stored.get(i, none) for i in self.class_ids)
         # background is nearly everywhere: any place is as good as one of its own
-        anywhere = np.arange(0, math.prod(shape), 101 if self.ratios[0] else math.prod(shape))
+        anywhere = range(math.prod(shape))
         return [anywhere, *(_padded(p, scan.entry.shape, before, shape) for p in found)]
 
 
-def _padded(
-    positions: Array, shape: tuple[int, ...], before: Sequence[int], padded: tuple[int, ...]
-) -> Array:
+def _padded(positions: Array, shape: Shape, before: list[int], padded: Shape) -> Array:
     if shape == padded:
         return positions
     places = np.unravel_index(positions, shape)
@@ -237,9 +248,9 @@ class Views(Samples):
         super().__init__(store, split, seed)
         self.patch = tuple(patch)
         self.shape = (crops, views)
-        self.smallest, self.largest = scale
-        if not 0 < self.smallest <= self.largest <= 1:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise UserError(f"scale is {list(scale)}: give 0 < smallest <= largest <= 1")
+        self.smallest, self.largest = scale
         self.length = len(self.scans) if scans_per_epoch is None else scans_per_epoch
 
     def __len__(self) -> int:
@@ -262,11 +273,9 @@ class Views(Samples):
     def _view(self, scan: StoredScan, corner: Sequence[int], generator: np.random.Generator) -> Box:
         scale = generator.uniform(self.smallest, self.largest)
         size = tuple(math.ceil(p * scale) for p in self.patch)
-        start = [
-            c + int(generator.integers(p - s + 1))
-            for c, p, s in zip(corner, self.patch, size, strict=True)
-        ]
-        return Box(scan, tuple(start), size, int(generator.integers(2**31)))
+        free = [int(generator.integers(p - s + 1)) for p, s in zip(self.patch, size, strict=True)]
+        start = tuple(c + f for c, f in zip(corner, free, strict=True))
+        return Box(scan, start, size, int(generator.integers(2**31)))
 
 
 class Volumes(Samples):
@@ -277,6 +286,8 @@ class Volumes(Samples):
         class_ids: as for `ClassCrops`; None: no labels.
         split: list of the datalist.
     """
+
+    once = True
 
     def __init__(
         self, store: str, class_ids: Sequence[int] | None, split: str = "validation"
