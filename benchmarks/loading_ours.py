@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader
 from ctfm.augmentation import Augmentation
 from ctfm.contract import PRETRAINING
 from ctfm.dali.loader import DaliLoader
-from ctfm.store import ClassCrops, Samples, StoreDataset, Views, build, recipe
+from ctfm.loading import StoreDataset
+from ctfm.store import ClassCrops, Samples, Views, build, recipe
 from ctfm.store.conversion import convert
-from ctfm.store.sampling import Box
+from ctfm.store.boxes import Box
 from ctfm.store.volumes import write_array
 
 #: Scans in an epoch of views, and crops of a scan in one of crops: epochs that end seldom.

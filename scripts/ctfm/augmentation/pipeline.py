@@ -11,7 +11,8 @@ from monai.transforms import Compose, Randomizable, Transform
 from monai.utils import MAX_SEED
 from torch import Tensor
 
-from ctfm.augmentation.steps import Pair, Step, step_of
+from ctfm.augmentation.forms import step_of
+from ctfm.augmentation.steps import Pair, Step
 from ctfm.errors import UserError
 
 __all__ = ["Augmentation", "Drawn"]

@@ -13,19 +13,7 @@ from threading import Lock
 from typing import Any, TypeGuard
 
 import torch
-from monai.transforms import (
-    RandAffined,
-    RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandHistogramShiftd,
-    Randomizable,
-    RandomizableTransform,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    Resized,
-    Transform,
-)
+from monai.transforms import Randomizable, RandomizableTransform
 from monai.transforms.utils import create_rotate, create_scale, create_shear, create_translate
 from monai.utils import convert_to_tensor, fall_back_tuple
 from torch import Tensor
@@ -39,7 +27,10 @@ from ctfm.augmentation.kernels import (
 )
 from ctfm.errors import UserError
 
-__all__ = ["Affine", "Flip", "Resize", "Step", "step_of"]
+__all__ = [
+    "Affine", "AsMonai", "Flip", "GaussianNoise", "GaussianSmooth", "HistogramShift", "Pair",
+    "Resize", "ScaleIntensity", "ShiftIntensity", "Step",
+]  # fmt: skip
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -266,44 +257,3 @@ class AsMonai(Step):
             result = self.transform(data)
         found = {key: convert_to_tensor(result[key], device=image.device)[0] for key in data}
         return found["image"].contiguous(), found.get("label")
-
-
-#: MONAI's class -> its fast form, and what has to hold for that form to be the same.
-FAST: dict[type, type[Step]] = {
-    RandAffined: Affine,
-    RandFlipd: Flip,
-    RandGaussianNoised: GaussianNoise,
-    RandGaussianSmoothd: GaussianSmooth,
-    RandHistogramShiftd: HistogramShift,
-    RandScaleIntensityd: ScaleIntensity,
-    RandShiftIntensityd: ShiftIntensity,
-    Resized: Resize,
-}
-
-
-def step_of(transform: Transform) -> Step:
-    """The fast form of a transform, or the transform itself where there is none."""
-    kind = FAST.get(type(transform))
-    return kind(transform) if kind is not None and _is_plain(transform) else AsMonai(transform)
-
-
-def _is_plain(transform: Any) -> bool:
-    """Whether the options are those that the fast form knows."""
-    keys = tuple(transform.keys)
-    modes = [str(mode) for mode in getattr(transform, "mode", ())]
-    if isinstance(transform, RandFlipd):
-        return keys in (("image",), ("image", "label"))
-    if isinstance(transform, RandAffined):
-        wanted = {("image",): ["bilinear"], ("image", "label"): ["bilinear", "nearest"]}
-        return modes == wanted.get(keys) and {str(p) for p in transform.padding_mode} == {"zeros"}
-    if keys != ("image",):
-        return False
-    if isinstance(transform, Resized):
-        size, corners = transform.resizer.spatial_size, transform.align_corners
-        fixed = transform.resizer.size_mode == "all" and not isinstance(size, int) and min(size) > 0
-        return fixed and modes == ["trilinear"] and not any((*transform.anti_aliasing, *corners))
-    if isinstance(transform, RandGaussianSmoothd):
-        return str(transform.rand_smooth.approx) == "erf"
-    if isinstance(transform, RandShiftIntensityd):
-        return not transform.shifter.channel_wise and set(transform.factor_key) == {None}
-    return not (isinstance(transform, RandScaleIntensityd) and transform.scaler.channel_wise)

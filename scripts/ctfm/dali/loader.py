@@ -1,9 +1,8 @@
-"""DALI in place of torch's loader: same samples, same augmentation, without a process a worker."""
+"""DALI between the store and the batches: what it is made for happens on the GPU."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,19 +17,17 @@ from monai.transforms import Transform
 from torch import Tensor
 
 from ctfm import require
-from ctfm.augmentation.pipeline import Augmentation, Drawn
+from ctfm.augmentation.pipeline import Drawn
 from ctfm.augmentation.steps import Affine, Flip, Resize, Step
-from ctfm.dali.finishing import Finisher, Unfinished
 from ctfm.dali.graph import make_pipeline
 from ctfm.errors import UserError
-from ctfm.store.sampling import Box, Samples
+from ctfm.loading.finishing import Finisher, Unfinished
+from ctfm.loading.loader import AHEAD, StoreLoader
+from ctfm.store.boxes import Box, Samples
 
 __all__ = ["DaliLoader"]
 
 Array = npt.NDArray[Any]
-
-#: Batches that are being read, and finished, beside DALI's one and the trainer's.
-READING, FINISHING = 2, 2
 
 
 @dataclass
@@ -51,18 +47,14 @@ class _Batch:
     inputs: dict[str, list[Any]] = field(default_factory=dict)
 
 
-class DaliLoader:
-    """Batches of a store's samples, augmented, on a device: what MONAI's trainers iterate over.
+class DaliLoader(StoreLoader):
+    """`ctfm.loading.StoreLoader` for a device: the same batches, there.
 
-    A batch is a dict: ``image`` float32 in 0..1, (B, 1, D, H, W), or (B, crops, views, 1, D, H, W)
-    for `Views`; ``label`` uint8, (B, 1, D, H, W), where there are labels; ``id``, the scans'
-    names. Threads read regions from the store and draw; DALI brings them to the device, resizes,
-    flips and, on a GPU, resamples; the other transforms follow on the device. Nothing returns to
-    the host.
+    Threads read regions from the store; DALI brings them to the device, resizes, flips and
+    resamples them; the other transforms follow on the device. Nothing returns to the host.
 
-    Every sample is a function of seed, epoch and index. With several processes (torchrun), each
-    takes its share of every batch's worth of samples; all deliver the same number of batches, but
-    for `Volumes`, each of which is delivered once.
+    On a CPU the same operators work, but take eight times as long to resize as the compiled
+    kernels; there, voxels pass through DALI only with ``resampling="dali"``.
 
     Args:
         samples: which boxes of which scans.
@@ -71,8 +63,8 @@ class DaliLoader:
         device: of the batches; on "cpu" DALI's CPU operators work.
         num_workers: threads that read, and as many for DALI; None: as many as there are cores.
         drop_last: leave out a last batch that is not full.
-        warp: resample affine transforms by "dali" or "torch"; None: DALI on a GPU, torch on a CPU,
-            where it takes a fifth of the time.
+        resampling: who resizes and resamples, "dali" or "kernels"; None: DALI on a GPU, kernels on
+            a CPU.
 
     Raises:
         UserError: DALI is not installed, an argument is out of range, or there is no batch.
@@ -86,20 +78,16 @@ class DaliLoader:
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
         drop_last: bool = False,
-        warp: str | None = None,
+        resampling: str | None = None,
     ) -> None:
         require("nvidia.dali", purpose="load by DALI", extra="dali")
-        if warp not in (None, "dali", "torch"):
-            raise UserError(f"warp is {warp!r}: choose dali or torch")
-        self.samples = samples
-        self.dataset = samples  # what torch's loader calls it
-        self.augmentation = Augmentation(transforms)
-        self.batch_size = batch_size
+        if resampling not in (None, "dali", "kernels"):
+            raise UserError(f"resampling is {resampling!r}: choose dali or kernels")
+        super().__init__(samples, transforms, batch_size, num_workers, drop_last)
         self.device = torch.device(device)
-        self.num_workers = num_workers or os.cpu_count() or 1
-        self.drop_last = drop_last
         steps: list[Step | None] = [*self.augmentation.steps, None, None, None]
-        by_dali = warp == "dali" or (warp is None and self.device.type == "cuda")
+        on_gpu = self.device.type != "cpu"
+        by_dali = resampling == "dali" or (resampling is None and on_gpu)
         self.resize = by_dali and isinstance(steps[0], Resize)
         # a box is flipped while it is resized; labels are not resized
         self.flip = self.resize and isinstance(steps[1], Flip) and not samples.labelled
@@ -107,65 +95,31 @@ class DaliLoader:
         affine, moving = steps[self.done], {"image", "label"} if samples.labelled else {"image"}
         self.warp = by_dali and isinstance(affine, Affine) and moving <= {*affine.transform.keys}
         self.done += self.warp
-        self.finisher = Finisher(samples, self.augmentation, self.done, self.device)
-        self.epoch = 1
-        self.start = 0
+        self.through_dali = on_gpu or resampling == "dali"
+        self.finisher = Finisher(samples, self.augmentation, self.device, self.done)
         self._pipeline: Any = None
-        if not len(self):
-            raise UserError(
-                f"{len(samples)} samples make no batch of {batch_size} in each of "
-                f"{idist.get_world_size()} processes"
-            )
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose what the next pass draws.
-
-        Args:
-            epoch: counted from 1.
-            start: batches of it to leave out, when a training resumes within an epoch.
-        """
-        self.epoch = epoch
-        self.start = start
-
-    def __len__(self) -> int:
-        """Batches of an epoch, in each process."""
-        share = full = self.batch_size * idist.get_world_size()
-        left = len(self.samples)
-        if self.samples.once:
-            left, full = left - self.batch_size * idist.get_rank(), self.batch_size
-        return int(max(0, left + share - (full if self.drop_last else 1)) // share)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The batches of the epoch that `set_epoch` chose."""
-        epoch, start, self.start = self.epoch, self.start, 0
+    def batches(
+        self, pool: ThreadPoolExecutor, epoch: int, numbers: range
+    ) -> Iterator[dict[str, Any]]:
+        """Batches are read, then in DALI, then finished, while the trainer has another one."""
+        if not self.through_dali:
+            yield from super().batches(pool, epoch, numbers)
+            return
         # a pass that is abandoned keeps its pipeline: the next one must not get its batches
         pipeline, self._pipeline = self._pipeline or self._built(), None
-        with ThreadPoolExecutor(self.num_workers) as pool:
-            try:
-                yield from self._batches(pool, pipeline, epoch, start)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _batches(
-        self, pool: ThreadPoolExecutor, pipeline: Any, epoch: int, start: int
-    ) -> Iterator[dict[str, Any]]:
-        """Batches on their way: read, then in DALI, then finished; the trainer waits for the last.
-
-        Each stage works on batches of its own while the trainer works on the one it has.
-        """
-        numbers = iter(range(start, len(self)))
-        reading, finishing = deque[_Batch](), deque[Unfinished]()
+        left, reading, finishing = iter(numbers), deque[_Batch](), deque[Unfinished]()
 
         def run_next() -> _Batch | None:
-            for number in islice(numbers, READING + 1 - len(reading)):
-                reading.append(self._read(pool, epoch, number))
+            for number in islice(left, 1 + AHEAD - len(reading)):
+                reading.append(self._read(pool, *self.draw(epoch, number)))
             if reading:
                 self._feed(pipeline, reading[0])
             return reading.popleft() if reading else None
 
         running = run_next()
         while running or finishing:
-            while running and len(finishing) < FINISHING:
+            while running and len(finishing) < AHEAD:
                 finishing.append(self._take(pool, pipeline, running))
                 running = run_next()
             if not running:
@@ -184,22 +138,12 @@ class DaliLoader:
             air=float(self.samples.recipe.hu_window[0]),
         )
 
-    def _read(self, pool: ThreadPoolExecutor, epoch: int, number: int) -> _Batch:
-        """Draw a batch, and let the threads read it."""
-        rank, world = idist.get_rank(), idist.get_world_size()
-        first = (number * world + rank) * self.batch_size
-        total = len(self.samples)
-        last = first + self.batch_size
-        # several processes need equal batches: past the end they take from the beginning, as
-        # torch's DistributedSampler does
-        wanted = range(first, min(last, total) if world == 1 or self.samples.once else last)
-        boxes = [box for i in wanted for box in self.samples.boxes(epoch, i % total)]
-        drawn = [self.augmentation.draw(box.seed) for box in boxes]
-        return _Batch(boxes, drawn, [pool.submit(self._voxels, box) for box in boxes])
+    def _read(self, pool: ThreadPoolExecutor, boxes: list[Box], drawn: list[Drawn]) -> _Batch:
+        def voxels(box: Box) -> tuple[Array, Array | None]:
+            label = self.samples.classes(box.label())[..., None] if self.samples.labelled else None
+            return box.image()[..., None], label
 
-    def _voxels(self, box: Box) -> tuple[Array, Array | None]:
-        label = self.samples.classes(box.label())[..., None] if self.samples.labelled else None
-        return box.image()[..., None], label
+        return _Batch(boxes, drawn, [pool.submit(voxels, box) for box in boxes])
 
     def _feed(self, pipeline: Any, batch: _Batch) -> None:
         """Hand the voxels and the geometry to DALI, and start it."""
@@ -241,7 +185,7 @@ class DaliLoader:
         try:
             images = self._tensors(outputs[0])
             labels = self._tensors(outputs[1]) if self.samples.labelled else [None] * len(images)
-            return self.finisher.start(pool, images, labels, batch.boxes, batch.drawn)
+            return self.finisher.take(pool, images, labels, batch.boxes, batch.drawn)
         finally:
             pipeline.release_outputs()
 

@@ -1,10 +1,10 @@
 """Scans converted once into files that are read by region."""
 
+from ctfm.store.boxes import Samples
 from ctfm.store.building import build
-from ctfm.store.dataset import StoreDataset
 from ctfm.store.index import Store, StoredScan
 from ctfm.store.recipe import RECIPES, Recipe, recipe
-from ctfm.store.sampling import ClassCrops, Samples, Views, Volumes
+from ctfm.store.sampling import ClassCrops, Views, Volumes
 
 __all__ = [
     "RECIPES",
@@ -12,7 +12,6 @@ __all__ = [
     "Recipe",
     "Samples",
     "Store",
-    "StoreDataset",
     "StoredScan",
     "Views",
     "Volumes",

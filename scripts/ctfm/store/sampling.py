@@ -7,10 +7,7 @@ too, and the number of workers or processes changes nothing.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,101 +15,12 @@ import numpy.typing as npt
 from monai.transforms.utils import generate_label_classes_crop_centers
 
 from ctfm.errors import UserError
-from ctfm.store.index import Store, StoredScan
+from ctfm.store.boxes import Box, Samples, Shape
+from ctfm.store.index import StoredScan
 
-__all__ = ["Box", "ClassCrops", "Samples", "Views", "Volumes"]
+__all__ = ["ClassCrops", "Views", "Volumes"]
 
 Array = npt.NDArray[Any]
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box of a scan, and the seed of its augmentation.
-
-    Attributes:
-        scan: where it lies.
-        start: first voxel (D, H, W); may be outside the scan, where there is air.
-        size: voxels (D, H, W).
-        seed: for `Augmentation.draw`.
-    """
-
-    scan: StoredScan
-    start: Shape
-    size: Shape
-    seed: int
-
-    def image(self) -> npt.NDArray[np.int16]:
-        """HU."""
-        return self.scan.image(self.start, self.size)
-
-    def label(self) -> Array:
-        """Class ids."""
-        return self.scan.label(self.start, self.size)
-
-
-class Samples(ABC):
-    """The samples of an epoch.
-
-    Args:
-        store: its folder.
-        split: list of the datalist.
-        seed: another one gives other samples.
-
-    Attributes:
-        labelled: whether samples have labels.
-        shape: boxes of a sample, as the batch is shaped: () for one box.
-        once: each counts once, so that of several processes some may get fewer; otherwise they
-            take some twice and get equally many.
-    """
-
-    labelled = False
-    shape: Shape = ()
-    once = False
-
-    def __init__(self, store: str, split: str, seed: int = 0) -> None:
-        self.scans = Store(store).scans(split)
-        self.recipe = self.scans[0].recipe
-        self.seed = seed
-        self.table = np.zeros(0, np.uint8)
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Samples in an epoch."""
-
-    @abstractmethod
-    def boxes(self, epoch: int, index: int) -> list[Box]:
-        """The boxes of one sample; as many as `shape` says.
-
-        Args:
-            epoch: counted from 1.
-            index: below ``len(self)``.
-        """
-
-    def classes(self, label: Array) -> Array:
-        """Ids of the store to those that the network counts; not for samples without labels."""
-        if int(label.max(initial=0)) < self._unchanged:  # so mostly with all classes of a data set
-            return label.astype(np.uint8, copy=False)
-        return self.table.take(label)
-
-    @cached_property
-    def _unchanged(self) -> int:
-        """Ids below this one stay as they are."""
-        return int((self.table != np.arange(len(self.table))).argmax())
-
-    def generator(self, epoch: int, index: int) -> np.random.Generator:
-        """Randomness of one sample."""
-        return np.random.default_rng((self.seed, epoch, index))
-
-    def scan(self, epoch: int, index: int) -> StoredScan:
-        """The scan of a sample: all scans are shown equally often, in an order of each pass's own.
-
-        An epoch may be longer or shorter than a pass over the scans.
-        """
-        passed, place = divmod((epoch - 1) * len(self) + index, len(self.scans))
-        # the fourth number keeps it apart from what samples draw
-        order = np.random.default_rng((self.seed, passed, 0, 1)).permutation(len(self.scans))
-        return self.scans[int(order[place])]
 
 
 class ClassCrops(Samples):
@@ -129,6 +37,7 @@ class ClassCrops(Samples):
         ratios: background's and each class's share of the crops; None: 0 and 1 for each class.
         crops_per_scan: crops of each scan in an epoch.
         seed: another one gives other crops.
+        spacing: mm that the network expects; a store of another one is refused. None: any.
 
     Raises:
         UserError: scans without labels, or ratios that are none.
@@ -145,9 +54,10 @@ class ClassCrops(Samples):
         ratios: Sequence[float] | None = None,
         crops_per_scan: int = 1,
         seed: int = 0,
+        spacing: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(store, split, seed)
-        _refuse_unlabelled(self.scans, split)
+        super().__init__(store, split, seed, spacing)
+        self._label(class_ids, split)
         self.patch = tuple(patch)
         self.class_ids = list(class_ids)
         self.ratios = list(ratios) if ratios is not None else [0.0] + [1.0] * len(self.class_ids)
@@ -158,7 +68,6 @@ class ClassCrops(Samples):
                 "each class, from 0 and not all 0"
             )
         self.crops_per_scan = crops_per_scan
-        self.table = _class_table(self.class_ids)
 
     def __len__(self) -> int:
         """Crops in an epoch."""
@@ -197,23 +106,7 @@ def _padded(positions: Array, shape: Shape, before: list[int], padded: Shape) ->
     if shape == padded:
         return positions
     places = np.unravel_index(positions, shape)
-    moved = tuple(p + b for p, b in zip(places, before, strict=True))
-    return np.ravel_multi_index(moved, padded)
-
-
-def _class_table(class_ids: Sequence[int]) -> npt.NDArray[np.uint8]:
-    table = np.zeros(1 << 16, np.uint8)
-    table[list(class_ids)] = np.arange(1, 1 + len(class_ids))
-    return table
-
-
-def _refuse_unlabelled(scans: Sequence[StoredScan], split: str) -> None:
-    bare = [scan.entry.name for scan in scans if not scan.entry.labelled]
-    if bare:
-        raise UserError(
-            f"{len(bare)} scans of list {split!r} are stored without labels (first: {bare[0]}): "
-            "build the store from a datalist with labels"
-        )
+    return np.ravel_multi_index(tuple(p + b for p, b in zip(places, before, strict=True)), padded)
 
 
 class Views(Samples):
@@ -232,6 +125,7 @@ class Views(Samples):
         scale: smallest and largest size of a view, as a share of the crop's sides.
         scans_per_epoch: None: each scan once.
         seed: another one gives other views.
+        spacing: mm that the network expects; a store of another one is refused. None: any.
     """
 
     def __init__(
@@ -244,8 +138,9 @@ class Views(Samples):
         scale: Sequence[float] = (0.33, 1.0),
         scans_per_epoch: int | None = None,
         seed: int = 0,
+        spacing: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(store, split, seed)
+        super().__init__(store, split, seed, spacing)
         self.patch = tuple(patch)
         self.shape = (crops, views)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
@@ -285,18 +180,22 @@ class Volumes(Samples):
         store: folder of the store.
         class_ids: as for `ClassCrops`; None: no labels.
         split: list of the datalist.
+        spacing: mm that the network expects; a store of another one is refused. None: any.
     """
 
     once = True
 
     def __init__(
-        self, store: str, class_ids: Sequence[int] | None, split: str = "validation"
+        self,
+        store: str,
+        class_ids: Sequence[int] | None,
+        split: str = "validation",
+        spacing: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(store, split)
+        super().__init__(store, split, spacing=spacing)
         self.labelled = class_ids is not None
         if class_ids is not None:
-            _refuse_unlabelled(self.scans, split)
-            self.table = _class_table(class_ids)
+            self._label(class_ids, split)
 
     def __len__(self) -> int:
         """Scans."""

@@ -1,4 +1,4 @@
-"""The store as a map-style dataset: for torch's loader, without DALI."""
+"""The store as a map-style dataset, for torch's loader and its worker processes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.transforms import Compose, Transform
-from monai.utils import convert_to_tensor
+from monai.transforms import Transform
 from torch.utils.data import Dataset
 
-from ctfm.store.sampling import Box, Samples
+from ctfm.augmentation import Augmentation
+from ctfm.store.boxes import Box, Samples
 
 __all__ = ["StoreDataset"]
 
 
 class StoreDataset(Dataset[dict[str, Any]]):
-    """Samples of a store, augmented by MONAI's own transforms.
+    """Samples of a store, augmented.
 
     Items are dicts: ``image`` float32 in 0..1, (1, D, H, W), or (crops, views, 1, D, H, W) for
-    `Views`; ``label`` uint8, (1, D, H, W), where there are labels; ``id``, the scan's name. Draws
-    are those of `ctfm.dali.DaliLoader`: functions of seed, epoch and index.
+    `Views`; ``label`` uint8, (1, D, H, W), where there are labels; ``id``, the scan's name. They
+    are those of `StoreLoader` and `ctfm.dali.DaliLoader`: functions of seed, epoch and index.
 
     Args:
         samples: which boxes of which scans.
@@ -29,7 +29,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, samples: Samples, transforms: Sequence[Transform] = ()) -> None:
         self.samples = samples
-        self.transform = Compose(list(transforms)).flatten()
+        self.augmentation = Augmentation(transforms)
         # persistent workers see the epoch change
         epoch = torch.ones((), dtype=torch.int64)
         self._epoch = epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -56,13 +56,9 @@ class StoreDataset(Dataset[dict[str, Any]]):
         return {**found, "id": boxes[0].scan.entry.name}
 
     def _item(self, box: Box) -> dict[str, torch.Tensor]:
-        low, high = self.samples.recipe.hu_window
-        image = torch.from_numpy(box.image()[None]).float()
-        data: dict[str, Any] = {"image": image.sub_(low).mul_(1 / (high - low))}
-        if self.samples.labelled:
-            data["label"] = torch.from_numpy(self.samples.classes(box.label())[None])
-        self.transform.set_random_state(seed=box.seed)
-        found = {key: convert_to_tensor(value) for key, value in self.transform(data).items()}
-        if "label" in found:
-            found["label"] = found["label"].to(torch.uint8)  # MONAI resamples as float32
-        return found
+        label = (
+            torch.from_numpy(self.samples.classes(box.label())) if self.samples.labelled else None
+        )
+        image = self.samples.scaled(torch.from_numpy(box.image()))
+        image, label = self.augmentation.apply(image, label, self.augmentation.draw(box.seed))
+        return {"image": image[None]} | ({} if label is None else {"label": label[None]})

@@ -1,0 +1,138 @@
+"""Boxes of scans, and what all kinds of samples have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ctfm.errors import UserError
+from ctfm.store.index import Store, StoredScan
+
+__all__ = ["Box", "Samples", "Shape"]
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of a scan, and the seed of its augmentation.
+
+    Attributes:
+        scan: where it lies.
+        start: first voxel (D, H, W); may be outside the scan, where there is air.
+        size: voxels (D, H, W).
+        seed: for `Augmentation.draw`.
+    """
+
+    scan: StoredScan
+    start: Shape
+    size: Shape
+    seed: int
+
+    def image(self) -> npt.NDArray[np.int16]:
+        """HU."""
+        return self.scan.image(self.start, self.size)
+
+    def label(self) -> Array:
+        """Class ids."""
+        return self.scan.label(self.start, self.size)
+
+
+class Samples(ABC):
+    """The samples of an epoch.
+
+    Args:
+        store: its folder.
+        split: list of the datalist.
+        seed: another one gives other samples.
+        spacing: mm that the network expects; a store of another one is refused. None: any.
+
+    Raises:
+        UserError: no scan in the list, or voxels of another size.
+
+    Attributes:
+        labelled: whether samples have labels.
+        shape: boxes of a sample, as the batch is shaped: () for one box.
+        once: each counts once; otherwise processes take some twice, to get equally many.
+    """
+
+    labelled = False
+    shape: Shape = ()
+    once = False
+
+    def __init__(
+        self, store: str, split: str, seed: int = 0, spacing: Sequence[float] | None = None
+    ) -> None:
+        self.scans = Store(store).scans(split)
+        self.recipe = self.scans[0].recipe
+        if spacing is not None and not np.allclose(spacing, self.recipe.spacing, atol=1e-4):
+            raise UserError(
+                f"{store}: holds voxels of {list(self.recipe.spacing)} mm, the network expects "
+                f"{list(spacing)}: build another store with --spacing, or set spacing"
+            )
+        self.seed = seed
+        self.table = np.zeros(0, np.uint8)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    @abstractmethod
+    def boxes(self, epoch: int, index: int) -> list[Box]:
+        """The boxes of one sample; as many as `shape` says.
+
+        Args:
+            epoch: counted from 1.
+            index: below ``len(self)``.
+        """
+
+    def scaled(self, image: Tensor, out: Tensor | None = None) -> Tensor:
+        """HU to 0..1, float32, in `out` if it is given."""
+        low, high = self.recipe.hu_window
+        out = torch.empty_like(image, dtype=torch.float32) if out is None else out
+        return torch.mul(image, 1 / (high - low), out=out).sub_(low / (high - low))
+
+    def classes(self, label: Array) -> npt.NDArray[np.uint8]:
+        """Ids of the store to those that the network counts; not for samples without labels."""
+        if int(label.max(initial=0)) < self._unchanged:  # so mostly with all classes of a data set
+            return label.astype(np.uint8, copy=False)
+        return self.table.take(label)
+
+    @cached_property
+    def _unchanged(self) -> int:
+        """Ids below this one stay as they are."""
+        return int((self.table != np.arange(len(self.table))).argmax())
+
+    def _label(self, class_ids: Sequence[int], split: str) -> None:
+        """Give labels, with these ids counted from 1."""
+        bare = [scan.entry.name for scan in self.scans if not scan.entry.labelled]
+        if bare:
+            raise UserError(
+                f"{len(bare)} scans of list {split!r} are stored without labels "
+                f"(first: {bare[0]}): build the store from a datalist with labels"
+            )
+        self.table = np.zeros(1 << 16, np.uint8)
+        self.table[list(class_ids)] = np.arange(1, 1 + len(class_ids))
+
+    def generator(self, epoch: int, index: int) -> np.random.Generator:
+        """Randomness of one sample."""
+        return np.random.default_rng((self.seed, epoch, index))
+
+    def scan(self, epoch: int, index: int) -> StoredScan:
+        """The scan of a sample: all scans are shown equally often, in an order of each pass's own.
+
+        An epoch may be longer or shorter than a pass over the scans.
+        """
+        passed, place = divmod((epoch - 1) * len(self) + index, len(self.scans))
+        # the fourth number keeps it apart from what samples draw
+        order = np.random.default_rng((self.seed, passed, 0, 1)).permutation(len(self.scans))
+        return self.scans[int(order[place])]
