@@ -32,8 +32,8 @@ from ctfm.dali.loader import DaliLoader
 from ctfm.loading import StoreDataset
 from ctfm.store import ClassCrops, Samples, Views, build, recipe
 from ctfm.store.conversion import convert
-from ctfm.store.boxes import Box
-from ctfm.store.volumes import write_array
+from ctfm.store.index import StoredScan
+from ctfm.store.volumes import close_files, write_array
 
 #: Scans in an epoch of views, and crops of a scan in one of crops: epochs that end seldom.
 EPOCH = 1000
@@ -129,25 +129,27 @@ def scaled(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
 
 
 def share_read(samples: Samples, settings: Settings) -> float | None:
-    """Bytes read for bytes needed; None where the file system does not say what it read."""
-    read = needed = 0
+    """Bytes read for a sample's voxels, nothing of its scan in memory before.
+
+    None where the file system does not say what it read.
+    """
+    read = needed = index = 0
     end = time.monotonic() + settings["seconds"] / 4
-    index = 0
     while time.monotonic() < end and index < len(samples):
+        forget(samples.scan(1, index))
+        before = bytes_read()
         for box in samples.boxes(1, index):
-            evict(box)
-            before = bytes_read()
-            found = [box.image(), *([box.label()] if samples.labelled else [])]
-            read += bytes_read() - before
-            needed += sum(array.nbytes for array in found)
+            needed += box.image().nbytes
+            needed += box.label().nbytes if samples.labelled else 0
+        read += bytes_read() - before
         index += 1
     return read / needed if read else None
 
 
-def evict(box: Box) -> None:
-    """Let the kernel forget the pages of a scan's files."""
-    paths = [box.scan.image_path, *([box.scan.label_path] if box.scan.entry.labelled else [])]
-    for path in paths:
+def forget(scan: StoredScan) -> None:
+    """Let the kernel drop the pages of a scan's files, which it does once they are closed."""
+    close_files()
+    for path in (scan.image_path, scan.label_path)[: 1 + scan.entry.labelled]:
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -19,7 +19,7 @@ from ctfm import require
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 
-__all__ = ["read_array", "read_meta", "read_region", "voxel_digest", "write_array"]
+__all__ = ["close_files", "read_array", "read_meta", "read_region", "voxel_digest", "write_array"]
 
 Array = npt.NDArray[Any]
 
@@ -108,6 +108,11 @@ def read_region(
     at = tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, found.shape, strict=True))
     region[at] = found
     return region
+
+
+def close_files() -> None:
+    """Close the files that this thread keeps open for reading."""
+    _open.__dict__.pop("files", None)
 
 
 def voxel_digest(voxels: Array) -> str:
