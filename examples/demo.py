@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ BUNDLE = Path("bundles/ct_fm_whole_body_segmentation")
 EXAMPLES = Path("examples")
 OUT = Path("demo_output")
 DATA, ENCODER, CACHE = OUT / "dataset", OUT / "encoder.safetensors", OUT / "cache"
-SCAN, MODELS, CURVES = OUT / "unseen_phantom.nii.gz", OUT / "models", OUT / "training"
+STORE, SCAN = OUT / "store", OUT / "unseen_phantom.nii.gz"
+MODELS, CURVES = OUT / "models", OUT / "training"
 LABELS, SCORES, OWN = OUT / "segmentation", OUT / "evaluation", OUT / "own_ct"
 #: What a run on phantoms replaces, once MARK says that it was a demo that made it.
-MADE = (DATA, ENCODER, CACHE, SCAN, MODELS, CURVES, LABELS, SCORES)
+MADE = (DATA, ENCODER, CACHE, STORE, SCAN, MODELS, CURVES, LABELS, SCORES)
 MARK = OUT / ".made_by_demo"
 
 CTFM = (sys.executable, "-m", "ctfm")
@@ -74,17 +76,22 @@ def phantoms() -> None:
     print(BANNER)
     datalist, model = DATA / "datalist.json", MODELS / "model.pt"
     data = {"dataset_dir": DATA, "ckpt_dir": MODELS, "cache_dir": CACHE}
-    heading("1/6  Nine CT phantoms, stored as TotalSegmentator's data set is released")
+    heading("1/7  Nine CT phantoms, stored as TotalSegmentator's data set is released")
     step("phantoms", [*CTFM, "phantom", "dataset"], root=DATA, subjects=9, spacing="3,3,3")
-    heading("2/6  Their masks become label maps: 7 to train on, 1 to validate, 1 to test")
+    heading("2/7  Their masks become label maps: 7 to train on, 1 to validate, 1 to test")
     step("datalist", [*CTFM, "datalist", "totalsegmentator"], root=DATA, out=datalist)
-    heading("3/6  An encoder as CT-FM's, at a quarter of its width and with random values")
+    heading("3/7  The scans are converted once, to be read by region in training")
+    build = [*CTFM, "store", "build", str(datalist)]
+    step("store", build, task="whole_body", out=STORE, spacing="5,5,5")
+    heading("4/7  An encoder as CT-FM's, at a quarter of its width and with random values")
     step("encoder", [sys.executable, "-c", NARROW_ENCODER])
     step("encoder", [*CTFM, "weights", "verify"], source=ENCODER, published=False)
-    heading("4/6  Training: the encoder is loaded, all of it or none, and 17 organs are learned")
-    training = bundle("train", "group", "narrow", "few_minutes")
-    step("training", RUN, **training, **data, encoder=ENCODER, output_dir=CURVES)
-    heading("5/6  Inference on a phantom that the training has not seen")
+    heading("5/7  Training: the encoder is loaded, all of it or none, and 17 organs are learned")
+    has_dali = find_spec("nvidia") and find_spec("nvidia.dali")
+    loading = ["store", "dali"] if has_dali else ["store"]
+    training = bundle("train", "group", "narrow", *loading, "few_minutes")
+    step("training", RUN, **training, **data, store=STORE, encoder=ENCODER, output_dir=CURVES)
+    heading("6/7  Inference on a phantom that the training has not seen")
     test = json.loads(datalist.read_text())["test"]
     shutil.copyfile(DATA / test[0]["image"], SCAN)
     inference = bundle("inference", "group", "narrow")
@@ -97,7 +104,7 @@ def phantoms() -> None:
         output_dir=LABELS,
         progress=False,
     )
-    heading("6/6  Scores of that phantom against its true labels")
+    heading("7/7  Scores of that phantom against its true labels")
     evaluation = bundle("train", "evaluate", "group", "narrow")
     step("evaluation", RUN, **evaluation, split="test", **data, output_dir=SCORES)
     closing(time.monotonic() - started)

@@ -93,13 +93,17 @@ def resize(volume: Array, out: Array) -> None:
 
 
 @_compiled
-def smooth(volume: Array, depth: Array, rows: Array, columns: Array, out: Array) -> None:
-    """Convolve along each axis with a symmetric kernel of odd length, zeros outside."""
+def smooth(
+    volume: Array, depth: Array, rows: Array, columns: Array, planes: Array, out: Array
+) -> None:
+    """Convolve along each axis with a symmetric kernel of odd length, zeros outside.
+
+    `planes` is room for a volume; `out` may be the volume itself.
+    """
     depths, height, width = volume.shape
     reach = len(columns) // 2
     line = np.zeros(width + 2 * reach, np.float32)
     plane = np.empty((height, width), np.float32)
-    planes = np.zeros(volume.shape, np.float32)
     for z in range(depths):
         for y in range(height):
             line[reach : reach + width] = volume[z, y]
@@ -110,6 +114,7 @@ def smooth(volume: Array, depth: Array, rows: Array, columns: Array, out: Array)
                     plane[y, x] += weight * line[x + i]
         for y in range(height):
             top = y - len(rows) // 2
+            planes[z, y] = 0
             for i in range(max(0, -top), min(len(rows), height - top)):
                 weight = rows[i]
                 for x in range(width):

@@ -7,6 +7,7 @@ the device, and nothing returns to the host.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,6 +17,8 @@ from monai.networks.layers.convutils import gaussian_1d
 from torch import Tensor, nn
 
 __all__ = ["affine_linear", "affine_nearest", "gaussian_smooth", "histogram_shift", "resize"]
+
+_rooms = threading.local()
 
 
 def resize(volume: Tensor, size: Sequence[int]) -> Tensor:
@@ -35,12 +38,13 @@ def resize(volume: Tensor, size: Sequence[int]) -> Tensor:
     return result
 
 
-def gaussian_smooth(volume: Tensor, sigmas: Sequence[float]) -> Tensor:
+def gaussian_smooth(volume: Tensor, sigmas: Sequence[float], in_place: bool = False) -> Tensor:
     """`monai.transforms.GaussianSmooth` with its defaults: zeros outside, kernels not normalised.
 
     Args:
         volume: (D, H, W), float32.
         sigmas: in voxels, one for each axis.
+        in_place: the result may take the place of the volume.
     """
     kernels = [gaussian_1d(torch.tensor(s), truncated=4.0, approx="erf") for s in sigmas]
     if volume.device.type != "cpu":
@@ -49,9 +53,10 @@ def gaussian_smooth(volume: Tensor, sigmas: Sequence[float]) -> Tensor:
         return volume
     from ctfm.augmentation import compiled
 
-    result = torch.empty(volume.shape)
+    source, room = volume.contiguous(), _room(volume.numel()).view(volume.shape)
+    result = source if in_place else torch.empty(volume.shape)
     depth, rows, columns = (kernel.float().numpy() for kernel in kernels)
-    compiled.smooth(volume.contiguous().numpy(), depth, rows, columns, result.numpy())
+    compiled.smooth(source.numpy(), depth, rows, columns, room.numpy(), result.numpy())
     return result
 
 
@@ -66,13 +71,24 @@ def _convolve(volume: Tensor, kernel: list[float], axis: int) -> Tensor:
     return result
 
 
-def histogram_shift(volume: Tensor, reference: Sequence[float], moved: Sequence[float]) -> Tensor:
+def _room(size: int) -> Tensor:
+    """Memory that each thread keeps: new one costs more to get from the system than to use."""
+    kept: Tensor | None = getattr(_rooms, "room", None)
+    if kept is None or len(kept) < size:
+        kept = _rooms.room = torch.empty(size)
+    return kept[:size]
+
+
+def histogram_shift(
+    volume: Tensor, reference: Sequence[float], moved: Sequence[float], in_place: bool = False
+) -> Tensor:
     """`monai.transforms.RandHistogramShift` with given control points.
 
     Args:
         volume: any shape, float32.
         reference: control points in 0..1 of the volume's range, increasing.
         moved: what they become, in 0..1 of the same range.
+        in_place: the result may take the place of the volume.
     """
     low, high = torch.aminmax(volume)  # they stay on the device
     pairs = zip(pairwise(reference), pairwise(moved), strict=True)
@@ -87,7 +103,8 @@ def histogram_shift(volume: Tensor, reference: Sequence[float], moved: Sequence[
         return result
     from ctfm.augmentation import compiled
 
-    result = volume.clone(memory_format=torch.contiguous_format)
+    copied = not (in_place and volume.is_contiguous())
+    result = volume.clone(memory_format=torch.contiguous_format) if copied else volume
     at = np.array([knot.item() for knot in knots[1:-1]], np.float32)
     numbers = np.float32(slopes[0]), np.float32(offset.item()), at, np.array(changes, np.float32)
     compiled.bend(result.view(-1).numpy(), *numbers)

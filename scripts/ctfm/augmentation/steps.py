@@ -174,7 +174,7 @@ class GaussianSmooth(Step):
 
     def apply(self, image: Tensor, label: Tensor | None, drawn: Any) -> Pair:
         """Smooth the image."""
-        return gaussian_smooth(image, drawn), label
+        return gaussian_smooth(image, drawn, in_place=True), label
 
 
 class HistogramShift(Step):
@@ -189,7 +189,8 @@ class HistogramShift(Step):
 
     def apply(self, image: Tensor, label: Tensor | None, drawn: Any) -> Pair:
         """Map the intensities."""
-        return histogram_shift(image, *drawn), label
+        reference, moved = drawn
+        return histogram_shift(image, reference, moved, in_place=True), label
 
 
 class ScaleIntensity(Step):
