@@ -203,7 +203,7 @@ def _in_parallel(
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
             f"a worker process died ({type(error).__name__}), most likely for want of memory: use "
-            'fewer --workers (in a script, call build below `if __name__ == "__main__":`); the same '
+            "fewer --workers (in a script, call build below `if __name__ == '__main__'`); the same "
             "command goes on"
         ) from error
     finally:
