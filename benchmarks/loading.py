@@ -61,9 +61,9 @@ COMPARISONS = (
     ("build", "monai_build", "MONAI transforms", "ratio >= 3"),
 )
 NAMES = {
-    "dali_views": ("pretraining views by DALI", "views/s"),
+    "dali_views": ("pretraining views by DaliLoader", "views/s"),
     "torch_views": ("pretraining views by torch's loader", "views/s"),
-    "dali_crops": ("whole-body crops by DALI", "crops/s"),
+    "dali_crops": ("whole-body crops by DaliLoader", "crops/s"),
     "torch_crops": ("whole-body crops by torch's loader", "crops/s"),
     "build": ("store build", "scans/min/core"),
 }

@@ -101,7 +101,7 @@ def read_blosc2(path: str, box: Box) -> Array:
 
 
 def write_zarr(path: Path, voxels: Array, *, sharded: bool = False) -> None:
-    """The store's codec; a file for each chunk or, sharded, for the volume."""
+    """LZ4 too; a file for each chunk or, sharded, for the volume."""
     import zarr
 
     whole = tuple(-(-n // c) * c for n, c in zip(voxels.shape, ZARR_CHUNK, strict=True))
