@@ -1,7 +1,7 @@
 """The kernels for CPUs, compiled by numba: a volume passes through the cache once.
 
 They release the interpreter's lock, so that a loader's threads run them side by side. Against the
-same in torch operations they take a fifth to a third of the time (figures in CHANGELOG.md). Arrays
+same in torch operations they take a seventh to a half of the time (figures in CHANGELOG.md). Arrays
 are (D, H, W), contiguous; `out` has the shape of the result. Compiled code is kept on disk.
 """
 
