@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 ENGINES = {
     "views": {
         "ours_dali_views": "loading_ours.py",
+        "ours_operators_views": "loading_ours.py",
         "ours_torch_views": "loading_ours.py",
         "monai_nifti_views": "loading_monai.py",
         "monai_cached_views": "loading_monai.py",
@@ -37,6 +38,7 @@ ENGINES = {
     },
     "crops": {
         "ours_dali_crops": "loading_ours.py",
+        "ours_operators_crops": "loading_ours.py",
         "ours_torch_crops": "loading_ours.py",
         "monai_cached_crops": "loading_monai.py",
         "nnunet_crops": "loading_peers.py",
@@ -53,8 +55,10 @@ APART = ("nnunet_crops", "torchio_queue_crops")
 COMPARISONS = (
     ("dali_views", "monai_nifti_views", "MONAI, the recipe reading .nii.gz", "ratio >= 25"),
     ("dali_views", "monai_cached_views", "MONAI, PersistentDataset", "ratio >= 3"),
+    ("operators_views", "monai_cached_views", "MONAI, PersistentDataset", None),
     ("torch_views", "monai_cached_views", "MONAI, PersistentDataset", None),
     ("dali_crops", "monai_cached_crops", "MONAI, PersistentDataset", "ratio >= 5"),
+    ("operators_crops", "monai_cached_crops", "MONAI, PersistentDataset", None),
     ("torch_crops", "monai_cached_crops", "MONAI, PersistentDataset", None),
     ("dali_crops", "nnunet_crops", "nnU-Net v2", "ratio >= 2"),
     ("dali_crops", "torchio_queue_crops", "TorchIO Queue", "ratio >= 4"),
@@ -62,6 +66,8 @@ COMPARISONS = (
 )
 NAMES = {
     "dali_views": ("pretraining views by DaliLoader", "views/s"),
+    "operators_views": ("pretraining views by DALI's CPU operators", "views/s"),
+    "operators_crops": ("whole-body crops by DALI's CPU operators", "crops/s"),
     "torch_views": ("pretraining views by torch's loader", "views/s"),
     "dali_crops": ("whole-body crops by DaliLoader", "crops/s"),
     "torch_crops": ("whole-body crops by torch's loader", "crops/s"),

@@ -45,6 +45,20 @@ def ours_dali_views(settings: Settings) -> Result:
     return measure(endless(loader), settings, VIEWS, "views")
 
 
+def ours_operators_views(settings: Settings) -> Result:
+    """Pretraining through DALI's CPU operators, which is not what a CPU does by default."""
+    samples, transforms = views(settings), view_transforms()
+    loader = DaliLoader(samples, transforms, num_workers=settings["workers"], resampling="dali")
+    return measure(endless(loader), settings, VIEWS, "views")
+
+
+def ours_operators_crops(settings: Settings) -> Result:
+    """Whole-body training through DALI's CPU operators, likewise."""
+    samples, transforms, workers = crops(settings), whole_body_transforms(), settings["workers"]
+    loader = DaliLoader(samples, transforms, BATCH, num_workers=workers, resampling="dali")
+    return measure(endless(loader), settings, BATCH, "crops")
+
+
 def ours_torch_views(settings: Settings) -> Result:
     """Pretraining by torch's loader over the same store."""
     dataset = StoreDataset(views(settings), view_transforms())
@@ -207,6 +221,8 @@ ENGINES = {
     engine.__name__: engine
     for engine in (
         ours_dali_views,
+        ours_operators_views,
+        ours_operators_crops,
         ours_torch_views,
         ours_dali_crops,
         ours_torch_crops,
