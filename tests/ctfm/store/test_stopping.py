@@ -88,14 +88,16 @@ def test_killed_again_and_again(source: Path, undisturbed: Path, tmp_path: Path)
     assert nursery.stdout.readline() == "ready\n"
     before: dict[str, int] = {}
     killed = []
+    longest = 0.4  # seconds; a busy machine may need more to finish a single scan
     while len(finished(store)) < 2 * SCANS:
-        nursery.stdin.write(f"{rng.uniform(0.05, 0.4)}\n")
+        nursery.stdin.write(f"{rng.uniform(0.05, longest)}\n")
         nursery.stdin.flush()
         killed.append(int(nursery.stdout.readline()))
         now = finished(store)
         assert before.items() <= now.items()  # nothing that was finished is written again
+        longest *= 1.0 if len(now) > len(before) else 1.5
         before = now
-        assert len(killed) < 100
+        assert longest < 600
     nursery.stdin.close()
     assert nursery.wait(timeout=60) == 0
     assert killed.count(signal.SIGKILL) >= 2
