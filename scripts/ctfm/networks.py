@@ -1,12 +1,147 @@
-"""What is done to a network before it is trained on several devices."""
+"""Networks that MONAI lacks, and what is done to one before it is trained on several devices."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-__all__ = ["distributed"]
+import torch
+from monai.networks.nets.segresnet_ds import SegResEncoder
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from ctfm.errors import UserError
+
+__all__ = ["ContrastiveNetwork", "PooledEncoder", "batch_norm_mlp", "distributed"]
+
+
+class PooledEncoder(SegResEncoder):
+    """CT-FM's encoder whose output is the embedding of a patch: its last level, averaged.
+
+    Its state dict is that of `SegResEncoder`. A subclass, and not MONAI's `head_module`, because
+    that cannot be exported to TorchScript when its output is a tensor.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Patches (N, C, D, H, W), every side divisible by 16, to embeddings (N, 512)."""
+        return self._forward(x)[-1].mean((2, 3, 4))
+
+
+class ContrastiveNetwork(nn.Module):
+    """Encoder, global average of its last level, projection: what contrastive losses look at.
+
+    CT-FM's network is SimCLR's, with a projection 512 -> 256 -> 128 without batch normalisation,
+    which is MONAI's `FullyConnectedNet`. The projection is dropped after pretraining.
+
+    Args:
+        encoder: `SegResEncoder`.
+        projection: (N, 512) to (N, dim).
+        prediction: (N, dim) to (N, dim), for SimSiam; None: there is none.
+        patches_at_once: how many patches pass the encoder together, and give BatchNorm its
+            statistics: the same view of all scans first. None: all of a batch. The published run
+            took one view of one crop of each scan, that is, the batch size.
+        checkpoint_activations: keep no activations for the backward pass but compute them again,
+            `patches_at_once` by `patches_at_once`: less memory, a third more time. Outputs,
+            gradients and running statistics stay the same.
+
+    Raises:
+        UserError: patches_at_once is not positive.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projection: nn.Module,
+        prediction: nn.Module | None = None,
+        patches_at_once: int | None = None,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        if patches_at_once is not None and patches_at_once < 1:
+            raise UserError(f"patches_at_once is {patches_at_once}: give a number from 1, or null")
+        self.encoder = encoder
+        self.projection = projection
+        self.prediction = prediction
+        self.patches_at_once = patches_at_once
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(self, views: Tensor) -> Tensor | list[Tensor]:
+        """Embed views.
+
+        Args:
+            views: (B, crops, views, C, D, H, W).
+
+        Returns:
+            Projections (B, crops, views, dim); with a prediction a list of both.
+        """
+        scans, crops, number = views.shape[:3]
+        patches = views.permute(1, 2, 0, *range(3, views.ndim)).flatten(0, 2)
+        projected = self.projection(self.embed(patches))
+        outputs = (
+            [projected] if self.prediction is None else [projected, self.prediction(projected)]
+        )
+        shaped = [o.unflatten(0, (crops, number, scans)).permute(2, 0, 1, 3) for o in outputs]
+        return shaped[0] if self.prediction is None else shaped
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Patches (N, C, D, H, W) to embeddings (N, 512)."""
+        parts = patches.split(self.patches_at_once or len(patches))
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return torch.cat([self._pooled(part) for part in parts])
+        return torch.cat([self._checkpointed(part) for part in parts])
+
+    def _pooled(self, patches: Tensor) -> Tensor:
+        if patches.device.type == "cpu":  # half the time of the default layout there
+            patches = patches.contiguous(memory_format=torch.channels_last_3d)
+        last: Tensor = self.encoder(patches)[-1]
+        return last.mean((2, 3, 4))
+
+    def _checkpointed(self, patches: Tensor) -> Tensor:
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _held_statistics(self.encoder)
+
+        pooled: Tensor = checkpoint(self._pooled, patches, use_reentrant=False, context_fn=contexts)
+        return pooled
+
+
+@contextmanager
+def _held_statistics(network: nn.Module) -> Iterator[None]:
+    """Leave running statistics alone: a forward pass that is repeated must not count twice."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    counts = [layer.num_batches_tracked for layer in layers]
+    before = [None if count is None else count.clone() for count in counts]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for count, value in zip(counts, before, strict=True):
+            if count is not None and value is not None:
+                count.copy_(value)
+
+
+def batch_norm_mlp(widths: Sequence[int], last_norm: bool = False) -> nn.Sequential:
+    """Linear layers with BatchNorm and ReLU between them, as SimSiam and VICReg project.
+
+    MONAI's `FullyConnectedNet` has no normalisation.
+
+    Args:
+        widths: features of input, hidden layers and output.
+        last_norm: normalise the output, without parameters of its own, as SimSiam's projection
+            does. False: it ends in a linear layer.
+    """
+    layers: list[nn.Module] = []
+    for width, following in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [nn.Linear(width, following, bias=False), nn.BatchNorm1d(following), nn.ReLU()]
+    layers.append(nn.Linear(widths[-2], widths[-1]))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers)
 
 
 def distributed(network: nn.Module, device: torch.device, sync: bool = True) -> nn.Module:
