@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 
 import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder
@@ -24,9 +25,10 @@ class PooledEncoder(SegResEncoder):
     that cannot be exported to TorchScript when its output is a tensor.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """Patches (N, C, D, H, W), every side divisible by 16, to embeddings (N, 512)."""
-        return self._forward(x)[-1].mean((2, 3, 4))
+        last: Tensor = self._forward(x)[-1]
+        return last.mean((2, 3, 4))
 
 
 class ContrastiveNetwork(nn.Module):
@@ -87,7 +89,7 @@ class ContrastiveNetwork(nn.Module):
 
     def embed(self, patches: Tensor) -> Tensor:
         """Patches (N, C, D, H, W) to embeddings (N, 512)."""
-        parts = patches.split(self.patches_at_once or len(patches))
+        parts = torch.split(patches, self.patches_at_once or len(patches))
         if not (self.checkpoint_activations and torch.is_grad_enabled()):
             return torch.cat([self._pooled(part) for part in parts])
         return torch.cat([self._checkpointed(part) for part in parts])
@@ -136,7 +138,7 @@ def batch_norm_mlp(widths: Sequence[int], last_norm: bool = False) -> nn.Sequent
             does. False: it ends in a linear layer.
     """
     layers: list[nn.Module] = []
-    for width, following in zip(widths[:-2], widths[1:-1], strict=True):
+    for width, following in pairwise(widths[:-1]):
         layers += [nn.Linear(width, following, bias=False), nn.BatchNorm1d(following), nn.ReLU()]
     layers.append(nn.Linear(widths[-2], widths[-1]))
     if last_norm:
