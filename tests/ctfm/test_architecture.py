@@ -21,7 +21,9 @@ from support import ROOT
 SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "ctfm"
 
-FOUNDATION = {"ctfm", "ctfm.classes", "ctfm.contract", "ctfm.errors", "ctfm.files"}
+FOUNDATION = {
+    "ctfm", "ctfm.classes", "ctfm.contract", "ctfm.errors", "ctfm.files", "ctfm.workers",
+}  # fmt: skip
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.
 TOP = {

@@ -10,15 +10,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import multiprocessing
 import os
-import signal
-import threading
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
-from tqdm import tqdm
 
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
+from ctfm.workers import in_processes
 
 __all__ = ["Case", "Outcome", "merge_all", "merge_masks"]
 
@@ -93,42 +88,9 @@ def merge_all(cases: Sequence[Case], workers: int | None = None) -> list[Outcome
     Raises:
         UserError: `workers` is below 1, a label file cannot be written, or a process was killed.
     """
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise UserError(f"workers is {workers!r}: give a whole number from 1")
-    count = min(workers or _cores(), len(cases))
-    options = {"total": len(cases), "desc": "merging masks", "unit": "scan", "disable": None}
-    if count <= 1:
-        return list(tqdm(map(merge_masks, cases), **options))
-    with ProcessPoolExecutor(count, initializer=_start_worker) as pool:
-        try:
-            return list(tqdm(pool.map(merge_masks, cases), **options))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that merges masks was killed, most likely for want of memory: give "
-                f"fewer than {count} --workers; what was merged is kept"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which lets running cases end; do not outlive it if killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    return in_processes(
+        merge_masks, cases, workers, task="merging masks", kept="what was merged is kept"
+    )
 
 
 def merge_masks(case: Case) -> Outcome:
