@@ -17,8 +17,9 @@ from monai.data import Dataset, ITKReader, MetaTensor, NibabelReader
 from monai.data.utils import list_data_collate
 from monai.transforms import EnsureChannelFirst
 
-from ctfm.dicom import find_series, is_series, read_series
+from ctfm.dicom import find_series, is_series
 from ctfm.dicom.headers import looks_like_dicom
+from ctfm.dicom.reading import read_series
 from ctfm.errors import UserError, one_line
 
 __all__ = [

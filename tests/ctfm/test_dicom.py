@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import ctfm
-from ctfm.dicom import find_series, headers, is_series, read_series, reading, series_files
+from ctfm.dicom import find_series, headers, is_series, reading, series_files
+from ctfm.dicom.reading import read_series
 from ctfm.errors import UserError
 from dicom_support import (
     AXIAL,

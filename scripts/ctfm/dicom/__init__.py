@@ -1,8 +1,10 @@
-"""CT series as folders of DICOM files: found, checked by their headers, read as one volume."""
+"""CT series as folders of DICOM files: found, checked by their headers, read as one volume.
+
+Here stands what needs headers alone; `ctfm.dicom.reading` reads volumes, by torch and MONAI.
+"""
 
 from __future__ import annotations
 
 from ctfm.dicom.headers import find_series, is_series, series_files
-from ctfm.dicom.reading import read_series
 
-__all__ = ["find_series", "is_series", "read_series", "series_files"]
+__all__ = ["find_series", "is_series", "series_files"]

@@ -17,6 +17,7 @@ from ctfm.errors import UserError
 
 __all__ = [
     "ONE_VOLUME",
+    "NoImageError",
     "Slice",
     "check_series",
     "find_series",
@@ -37,13 +38,18 @@ ELEMENT_HEADER = 8
 
 CT_IMAGE_STORAGE = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")
 TAGS = (
-    *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType"),
+    *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "PatientID", "Modality", "ImageType"),
     *("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "PixelSpacing"),
+    "SliceThickness",
     *("ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept"),
 )
 ONE_VOLUME = "leave the images of one volume in the folder"
 #: Files that `is_series` looks at before it takes a folder for something else.
 FILES_LOOKED_AT = 32
+
+
+class NoImageError(UserError):
+    """A folder holds DICOM objects, such as reports, and no image."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,14 @@ class Slice:
 
     path: Path
     series: tuple[str, str]  # instance UID, number
+    patient: str  # PatientID; empty: none
     modality: str
     localizer: bool
     frames: int
     samples: int
     shape: tuple[int, int]  # columns, rows
     spacing: tuple[float, ...] | None  # mm between rows, mm between columns
+    thickness: float | None  # mm
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
     slope: float
@@ -122,8 +130,10 @@ def series_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 def candidates(folder: Path) -> list[Path]:
     """Files that may be DICOM, those with a DICOM suffix first; a DICOMDIR is an index."""
-    paths = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "DICOMDIR"]
-    return sorted((p for p in paths if p.is_file()), key=lambda p: (not _has_suffix(p), p.name))
+    with os.scandir(folder) as entries:  # knows files without asking for each anew
+        files = [entry.name for entry in entries if entry.is_file()]
+    paths = [folder / name for name in files if not name.startswith(".") and name != "DICOMDIR"]
+    return sorted(paths, key=lambda p: (not _has_suffix(p), p.name))
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -148,7 +158,8 @@ def read_headers(folder: Path) -> list[Slice]:
     """Read the headers of a folder's images; objects without pixels are skipped.
 
     Raises:
-        UserError: there is none, or a file is damaged.
+        NoImageError: there is none.
+        UserError: a file is damaged, or there is no such folder.
     """
     dcmread = require("pydicom", purpose="read DICOM", extra="dicom").dcmread
     if not folder.is_dir():
@@ -167,7 +178,9 @@ def read_headers(folder: Path) -> list[Slice]:
             ) from error
     found = [header for header in slices if header is not None]
     if not found:
-        raise UserError(f"{folder}: no DICOM image in this folder: give the folder of a CT series")
+        raise NoImageError(
+            f"{folder}: no DICOM image in this folder: give the folder of a CT series"
+        )
     return found
 
 
@@ -189,12 +202,14 @@ def _read_header(path: Path, dcmread: Callable[..., Any]) -> Slice | None:
     header = Slice(
         path=path,
         series=(str(data.get("SeriesInstanceUID", "")), str(data.get("SeriesNumber", "?"))),
+        patient=str(data.get("PatientID") or "").strip(),
         modality=str(data.get("Modality", "")),
         localizer="LOCALIZER" in str(data.get("ImageType", "")).upper(),
         frames=int(data.get("NumberOfFrames") or 1),
         samples=int(data.get("SamplesPerPixel") or 1),
         shape=(int(data.Columns), int(data.Rows)),
         spacing=_numbers(data, "PixelSpacing", 2),
+        thickness=(_numbers(data, "SliceThickness", 1) or (None,))[0],
         orientation=_numbers(data, "ImageOrientationPatient", 6),
         position=_numbers(data, "ImagePositionPatient", 3),
         slope=(_numbers(data, "RescaleSlope", 1) or (1.0,))[0],
