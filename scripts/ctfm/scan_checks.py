@@ -9,17 +9,14 @@ import numpy as np
 import torch
 
 from ctfm.errors import UserError
+from ctfm.hounsfield import value_problem
 
 __all__ = ["check_ct"]
 
 logger = logging.getLogger(__name__)
 
-#: A scan shows air, outside the body or inside it; HU below this are air.
-AIR_HU = -500
 #: Fewer slices along any axis than this are a slice or a scout, not a volume.
 MIN_SLICES = 8
-#: Label maps have few values; a CT has thousands.
-MASK_VALUES = 130
 
 
 def check_ct(image: Any, path: str, input_check: str = "error") -> None:
@@ -39,7 +36,8 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
             raise UserError(f"{path}: {problem}")
     if input_check == "off":
         return
-    problem = _value_problem(image) or _header_problem(image)
+    values = torch.as_tensor(image).numpy()  # numpy minds no order of axes in memory
+    problem = value_problem(values) or _header_problem(image)
     if problem and input_check == "error":
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     if problem:
@@ -82,32 +80,6 @@ def _finite_problem(image: Any) -> str | None:
     if bad:
         return f"has {bad} voxels that are NaN or infinite: replace them (air is -1024 HU)"
     return None
-
-
-def _value_problem(image: Any) -> str | None:
-    values = torch.as_tensor(image).numpy()  # numpy minds no order of axes in memory
-    low, high = float(values.min()), float(values.max())
-    span = f"values {low:.0f}..{high:.0f}"
-    if low < AIR_HU:
-        return None
-    if high == low:
-        return f"is constant ({span}): not an image"
-    sample = values.ravel(order="K")[:: max(1, values.size // 200_000)]
-    if low >= 0 and high <= 255 and len(np.unique(sample)) <= MASK_VALUES:
-        whole = bool((sample == sample.round()).all())
-        if whole and float((sample == 0).mean()) > 0.3:
-            return f"looks like a label map or mask ({span}, few of them): give the CT itself"
-    if low >= 0 and high <= 255:
-        return f"is not a CT in Hounsfield units ({span}, an 8-bit picture): export it as HU"
-    if low >= 0 and high > 1500:
-        return (
-            f"is not in Hounsfield units ({span}): the rescale intercept seems lost; "
-            "subtract 1024, or export it again"
-        )
-    return (
-        f"shows no air ({span}, nothing below {AIR_HU} HU): not a CT, or its background was "
-        "masked; give the scan as the scanner wrote it"
-    )
 
 
 def _header_problem(image: Any) -> str | None:
