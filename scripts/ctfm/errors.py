@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-__all__ = ["UserError", "explain_in_one_line"]
+__all__ = ["UserError", "explain_in_one_line", "one_line"]
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it

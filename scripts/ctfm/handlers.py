@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from inspect import signature
 from typing import Any
 
 import ignite.distributed as idist
@@ -39,7 +40,8 @@ class EpochSeed:
     Args:
         seed: of the whole run.
         dataset: its random transforms are seeded; one of a store is told the epoch, as are the
-            loader and its sampler.
+            loader and its sampler. Those that know a place in the epoch are told where a resumed
+            training goes on.
     """
 
     def __init__(self, seed: int, dataset: Any) -> None:
@@ -58,11 +60,16 @@ class EpochSeed:
         np.random.seed(seed)
         random.seed(seed)
         set_rnd(self.dataset, seed)
-        loader = engine.state.dataloader
+        loader, state = engine.state.dataloader, engine.state
+        done = state.iteration - (state.epoch - 1) * (state.epoch_length or 0)
         parts: list[Any] = [self.dataset, loader, getattr(loader, "sampler", None)]
         for part in parts:
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(engine.state.epoch)
+            if not hasattr(part, "set_epoch"):
+                continue
+            if "start" in signature(part.set_epoch).parameters:
+                part.set_epoch(state.epoch, start=done)
+            else:
+                part.set_epoch(state.epoch)
 
 
 class TrainingProgress:

@@ -1,7 +1,8 @@
-"""Transforms that MONAI lacks: reading a scan with its checks, class lookups, crop positions."""
+"""Transforms that MONAI lacks: reading scans with checks, class lookups, crops and their views."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from monai.utils import convert_to_dst_type
 
 from ctfm.errors import UserError
 from ctfm.scan_checks import check_ct
 from ctfm.scans import read_scan
 
-__all__ = ["ClassPositionsd", "LoadScand", "MapClassesd"]
+__all__ = ["ClassPositionsd", "LoadScand", "MapClassesd", "RandViewsd"]
 
 
 class LoadScand(MapTransform):
@@ -134,3 +135,72 @@ class ClassPositionsd(Transform):
         keep = min(len(positions), self.max_samples_per_class)
         chosen = np.linspace(0, len(positions) - 1, keep).astype(np.int64) if keep else slice(0)
         return torch.from_numpy(positions[chosen].astype(np.int64))
+
+
+class RandViewsd(Randomizable, MapTransform):
+    """Crops of a scan for contrastive learning, each seen several times.
+
+    A crop has the size of a patch and lies anywhere. A view of it is a smaller box in it, at one
+    scale for all axes, which `Resized` (first among `transforms`) brings back to a patch. This is
+    what `ctfm.store.Views` reads from a store.
+
+    Args:
+        keys: items that hold an image (1, D, H, W), no smaller than a patch along any axis.
+        patch: voxels (D, H, W).
+        transforms: dictionary transforms of a view.
+        crops: of each scan.
+        views: of each crop.
+        scale: smallest and largest size of a view, as a share of the crop's sides.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        patch: Sequence[int],
+        transforms: Sequence[Transform],
+        crops: int = 15,
+        views: int = 2,
+        scale: Sequence[float] = (0.33, 1.0),
+    ) -> None:
+        super().__init__(keys)
+        self.patch = tuple(patch)
+        self.augment = Compose(list(transforms))
+        self.crops = crops
+        self.views = views
+        self.smallest, self.largest = scale
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandViewsd:
+        """Seed the boxes, and from them what is done to the views."""
+        super().set_random_state(seed, state)
+        self.augment.set_random_state(seed=int(self.R.randint(2**31)))
+        return self
+
+    def randomize(self, shape: Sequence[int]) -> list[tuple[slice, ...]]:
+        """Boxes of all views in an image (1, *shape), those of the first crop first."""
+        boxes = []
+        for _ in range(self.crops):
+            corner = [self.R.randint(n - p + 1) for n, p in zip(shape, self.patch, strict=True)]
+            for _ in range(self.views):
+                scale = self.R.uniform(self.smallest, self.largest)
+                size = [math.ceil(p * scale) for p in self.patch]
+                start = [
+                    c + self.R.randint(p - s + 1)
+                    for c, p, s in zip(corner, self.patch, size, strict=True)
+                ]
+                ends = zip(start, size, strict=True)
+                boxes.append((slice(None), *(slice(a, a + s) for a, s in ends)))
+        return boxes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its views (crops, views, 1, D, H, W), plain tensors."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            image = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
+            boxes = self.randomize(image.shape[1:])
+            found = [self.augment({key: image[box]})[key] for box in boxes]
+            plain = [v.as_tensor() if isinstance(v, MetaTensor) else v for v in found]
+            result[key] = torch.stack(plain).reshape(self.crops, self.views, *plain[0].shape)
+        return result

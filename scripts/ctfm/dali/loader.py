@@ -24,6 +24,7 @@ from ctfm.errors import UserError
 from ctfm.loading.finishing import Finisher, Unfinished
 from ctfm.loading.loader import AHEAD, StoreLoader
 from ctfm.store.boxes import Box, Samples
+from ctfm.store.volumes import DamagedFileError
 
 __all__ = ["DaliLoader"]
 
@@ -35,12 +36,14 @@ class _Batch:
     """What belongs to one batch from reading to delivery.
 
     Attributes:
+        number: in the epoch.
         boxes: of all its samples.
         drawn: parameters of each box's augmentation.
         voxels: image, and label or None, of each box, once read.
         inputs: what DALI was given; it does not copy, so that this has to outlive its run.
     """
 
+    number: int
     boxes: list[Box]
     drawn: list[Drawn]
     voxels: list[Future[tuple[Array, Array | None]]]
@@ -112,10 +115,12 @@ class DaliLoader(StoreLoader):
 
         def run_next() -> _Batch | None:
             for number in islice(left, 1 + AHEAD - len(reading)):
-                reading.append(self._read(pool, *self.draw(epoch, number)))
-            if reading:
-                self._feed(pipeline, reading[0])
-            return reading.popleft() if reading else None
+                reading.append(self._read(pool, epoch, number))
+            if not reading:
+                return None
+            batch = self._readable(pool, epoch, reading.popleft())
+            self._feed(pipeline, batch)
+            return batch
 
         running = run_next()
         while running or finishing:
@@ -138,12 +143,24 @@ class DaliLoader(StoreLoader):
             air=float(self.samples.recipe.hu_window[0]),
         )
 
-    def _read(self, pool: ThreadPoolExecutor, boxes: list[Box], drawn: list[Drawn]) -> _Batch:
+    def _readable(self, pool: ThreadPoolExecutor, epoch: int, batch: _Batch) -> _Batch:
+        """Wait for the voxels; a batch with a damaged scan is read again without it."""
+        while True:
+            try:
+                for future in batch.voxels:
+                    future.result()
+                return batch
+            except DamagedFileError as error:
+                self.samples.skip(error)
+            batch = self._read(pool, epoch, batch.number)
+
+    def _read(self, pool: ThreadPoolExecutor, epoch: int, number: int) -> _Batch:
         def voxels(box: Box) -> tuple[Array, Array | None]:
             label = self.samples.classes(box.label())[..., None] if self.samples.labelled else None
             return box.image()[..., None], label
 
-        return _Batch(boxes, drawn, [pool.submit(voxels, box) for box in boxes])
+        boxes, drawn = self.draw(epoch, number)
+        return _Batch(number, boxes, drawn, [pool.submit(voxels, box) for box in boxes])
 
     def _feed(self, pipeline: Any, batch: _Batch) -> None:
         """Hand the voxels and the geometry to DALI, and start it."""

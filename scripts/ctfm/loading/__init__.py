@@ -1,6 +1,7 @@
-"""From a store to batches, without DALI: by torch's loader, or by threads."""
+"""From scans or a store to batches: by torch's loader, or by threads."""
 
 from ctfm.loading.dataset import StoreDataset
 from ctfm.loading.loader import StoreLoader
+from ctfm.loading.plain import PassSampler, TolerantDataset
 
-__all__ = ["StoreDataset", "StoreLoader"]
+__all__ = ["PassSampler", "StoreDataset", "StoreLoader", "TolerantDataset"]

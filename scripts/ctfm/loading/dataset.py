@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ctfm.augmentation import Augmentation
 from ctfm.store.boxes import Box, Samples
+from ctfm.store.volumes import DamagedFileError
 
 __all__ = ["StoreDataset"]
 
@@ -44,6 +45,13 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample of the current epoch."""
+        while True:
+            try:
+                return self._sample(index)
+            except DamagedFileError as error:
+                self.samples.skip(error)
+
+    def _sample(self, index: int) -> dict[str, Any]:
         boxes = self.samples.boxes(int(self._epoch), index)
         items = [self._item(box) for box in boxes]
         shape = self.samples.shape

@@ -18,6 +18,7 @@ from ctfm.augmentation.pipeline import Drawn
 from ctfm.errors import UserError
 from ctfm.loading.finishing import Finisher, Unfinished
 from ctfm.store.boxes import Box, Samples
+from ctfm.store.volumes import DamagedFileError
 
 __all__ = ["AHEAD", "StoreLoader"]
 
@@ -102,16 +103,34 @@ class StoreLoader:
         self, pool: ThreadPoolExecutor, epoch: int, numbers: range
     ) -> Iterator[dict[str, Any]]:
         """These batches of an epoch; the next ones are on their way while the trainer has one."""
-        left, waiting = iter(numbers), deque[Unfinished]()
+        left, waiting = iter(numbers), deque[tuple[int, Unfinished]]()
         while True:
             for number in islice(left, 1 + AHEAD - len(waiting)):
-                waiting.append(self.finisher.read(pool, *self.draw(epoch, number)))
+                waiting.append((number, self.finisher.read(pool, *self.draw(epoch, number))))
             if not waiting:
                 return
-            yield self.finisher.deliver(waiting.popleft())
+            yield self._delivered(pool, epoch, *waiting.popleft())
+
+    def _delivered(
+        self, pool: ThreadPoolExecutor, epoch: int, number: int, unfinished: Unfinished
+    ) -> dict[str, Any]:
+        """A batch; one with a damaged scan is made again without it."""
+        while True:
+            try:
+                return self.finisher.deliver(unfinished)
+            except DamagedFileError as error:
+                self.samples.skip(error)
+            unfinished = self.finisher.read(pool, *self.draw(epoch, number))
 
     def draw(self, epoch: int, number: int) -> tuple[list[Box], list[Drawn]]:
         """The boxes of a batch, and the parameters of their augmentation."""
+        while True:
+            try:
+                return self._drawn(epoch, number)
+            except DamagedFileError as error:
+                self.samples.skip(error)
+
+    def _drawn(self, epoch: int, number: int) -> tuple[list[Box], list[Drawn]]:
         rank, world = idist.get_rank(), idist.get_world_size()
         first = (number * world + rank) * self.batch_size
         total = len(self.samples)

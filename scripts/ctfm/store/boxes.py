@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from ctfm.errors import UserError
 from ctfm.store.index import Store, StoredScan
+from ctfm.store.volumes import DamagedFileError
 
-__all__ = ["Box", "Samples", "Shape"]
+__all__ = ["Box", "Samples", "Shape", "pass_order"]
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -55,11 +59,14 @@ class Samples(ABC):
         split: list of the datalist.
         seed: another one gives other samples.
         spacing: mm that the network expects; a store of another one is refused. None: any.
+        max_damaged: share of the scans that may turn out to be damaged during training; each of
+            them is skipped, and another one taken in its place.
 
     Raises:
         UserError: no scan in the list, or voxels of another size.
 
     Attributes:
+        damaged: keys of the scans that are skipped.
         labelled: whether samples have labels.
         shape: boxes of a sample, as the batch is shaped: () for one box.
         once: each counts once; otherwise processes take some twice, to get equally many.
@@ -70,7 +77,12 @@ class Samples(ABC):
     once = False
 
     def __init__(
-        self, store: str, split: str, seed: int = 0, spacing: Sequence[float] | None = None
+        self,
+        store: str,
+        split: str,
+        seed: int = 0,
+        spacing: Sequence[float] | None = None,
+        max_damaged: float = 0.0,
     ) -> None:
         self.scans = Store(store).scans(split)
         self.recipe = self.scans[0].recipe
@@ -80,6 +92,8 @@ class Samples(ABC):
                 f"{list(spacing)}: build another store with --spacing, or set spacing"
             )
         self.seed = seed
+        self.max_damaged = max_damaged
+        self.damaged: set[str] = set()
         self.table = np.zeros(0, np.uint8)
 
     @abstractmethod
@@ -130,9 +144,42 @@ class Samples(ABC):
     def scan(self, epoch: int, index: int) -> StoredScan:
         """The scan of a sample: all scans are shown equally often, in an order of each pass's own.
 
-        An epoch may be longer or shorter than a pass over the scans.
+        An epoch may be longer or shorter than a pass over the scans. In the place of a damaged scan
+        comes the next one that is sound.
         """
-        passed, place = divmod((epoch - 1) * len(self) + index, len(self.scans))
-        # the fourth number keeps it apart from what samples draw
-        order = np.random.default_rng((self.seed, passed, 0, 1)).permutation(len(self.scans))
-        return self.scans[int(order[place])]
+        total = len(self.scans)
+        passed, place = divmod((epoch - 1) * len(self) + index, total)
+        order = pass_order(self.seed, passed, total)
+        places = (int(order[(place + step) % total]) for step in range(total))
+        return next(s for i in places if (s := self.scans[i]).entry.key not in self.damaged)
+
+    def skip(self, error: DamagedFileError) -> None:
+        """Leave a damaged scan out from now on.
+
+        Raises:
+            DamagedFileError: `error`, if no scan may be damaged.
+            UserError: more are damaged than `max_damaged` allows.
+        """
+        self.damaged.add(error.path.name.partition(".")[0])
+        count, total = len(self.damaged), len(self.scans)
+        if not self.max_damaged:
+            raise error
+        if count > self.max_damaged * total or count == total:
+            raise UserError(
+                f"{count} of {total} scans are damaged, more than max_damaged={self.max_damaged} "
+                f"allows: run `ctfm store check`, or raise it (last: {error})"
+            ) from error
+        logger.warning("skipped scan %d of %d: %s", count, total, error)
+
+
+@lru_cache(maxsize=4)
+def pass_order(seed: int, number: int, total: int) -> npt.NDArray[np.int64]:
+    """The order in which a pass over all scans shows them.
+
+    Args:
+        seed: of the training.
+        number: of the pass, from 0.
+        total: scans.
+    """
+    # the fourth number keeps it apart from what samples draw
+    return np.random.default_rng((seed, number, 0, 1)).permutation(total)

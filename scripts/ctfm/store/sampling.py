@@ -38,6 +38,7 @@ class ClassCrops(Samples):
         crops_per_scan: crops of each scan in an epoch.
         seed: another one gives other crops.
         spacing: mm that the network expects; a store of another one is refused. None: any.
+        max_damaged: share of the scans that may be damaged; they are skipped.
 
     Raises:
         UserError: scans without labels, or ratios that are none.
@@ -55,8 +56,9 @@ class ClassCrops(Samples):
         crops_per_scan: int = 1,
         seed: int = 0,
         spacing: Sequence[float] | None = None,
+        max_damaged: float = 0.0,
     ) -> None:
-        super().__init__(store, split, seed, spacing)
+        super().__init__(store, split, seed, spacing, max_damaged)
         self._label(class_ids, split)
         self.patch = tuple(patch)
         self.class_ids = list(class_ids)
@@ -126,6 +128,7 @@ class Views(Samples):
         scans_per_epoch: None: each scan once.
         seed: another one gives other views.
         spacing: mm that the network expects; a store of another one is refused. None: any.
+        max_damaged: share of the scans that may be damaged; they are skipped.
     """
 
     def __init__(
@@ -139,8 +142,9 @@ class Views(Samples):
         scans_per_epoch: int | None = None,
         seed: int = 0,
         spacing: Sequence[float] | None = None,
+        max_damaged: float = 0.0,
     ) -> None:
-        super().__init__(store, split, seed, spacing)
+        super().__init__(store, split, seed, spacing, max_damaged)
         self.patch = tuple(patch)
         self.shape = (crops, views)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:

@@ -19,7 +19,10 @@ from ctfm import require
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 
-__all__ = ["close_files", "read_array", "read_meta", "read_region", "voxel_digest", "write_array"]
+__all__ = [
+    "DamagedFileError", "close_files", "read_array", "read_meta", "read_region", "voxel_digest",
+    "write_array",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +30,24 @@ Array = npt.NDArray[Any]
 BLOCK, CHUNK = (8, 32, 32), (32, 128, 128)
 #: Open files kept by each thread.
 OPEN_FILES = 64
+
+
+class DamagedFileError(UserError):
+    """A file of a store that is missing or cannot be read.
+
+    Args:
+        path: of the file.
+        message: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Also from worker processes."""
+        return DamagedFileError, (self.path, str(self))
+
 
 _open = threading.local()  # Blosc2's decompression context is not to be shared between threads
 
@@ -61,7 +82,7 @@ def read_array(path: str | Path) -> tuple[Array, dict[str, Any]]:
     """All voxels of a file, and its metadata.
 
     Raises:
-        UserError: missing or damaged.
+        DamagedFileError: missing or damaged.
     """
     shape = _opened(str(path)).shape
     return read_region(path, (0, 0, 0), shape), read_meta(path)
@@ -71,7 +92,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """Metadata of a file, without its voxels.
 
     Raises:
-        UserError: missing or damaged.
+        DamagedFileError: missing or damaged.
     """
     array = _opened(str(path))
     try:
@@ -92,7 +113,7 @@ def read_region(
         fill: value outside.
 
     Raises:
-        UserError: missing or damaged.
+        DamagedFileError: missing or damaged.
     """
     array = _opened(str(path))
     low = [max(0, a) for a in start]
@@ -136,12 +157,14 @@ def _opened(path: str) -> Any:
     return files[path]
 
 
-def _damaged(path: str | Path, error: Exception) -> UserError:
+def _damaged(path: str | Path, error: Exception) -> DamagedFileError:
     if not Path(path).is_file():
-        return UserError(f"{path}: no such file in the store: run `ctfm store build` again")
+        message = f"{path}: no such file in the store: run `ctfm store build` again"
+        return DamagedFileError(Path(path), message)
     reason = " ".join(str(error).split())[:150]
-    return UserError(
-        f"{path}: damaged ({type(error).__name__}: {reason}): delete it and run `ctfm store build`"
+    return DamagedFileError(
+        Path(path),
+        f"{path}: damaged ({type(error).__name__}: {reason}): delete it and run `ctfm store build`",
     )
 
 
