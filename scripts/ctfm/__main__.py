@@ -106,6 +106,19 @@ class Datalist:
 
         print(_call(totalsegmentator, str(root), str(out), **options))
 
+    def ct(self, root: str, out: str, **options: Any) -> None:
+        """List the CTs of any tree, NIfTI, NRRD, MHA or DICOM, for self-supervised pretraining.
+
+        Args:
+            root: folder of the archive.
+            out: datalist to write (JSON); what is left out stands beside it (.excluded.csv).
+            options: validation, patient_level, pattern, min_thickness, max_thickness, min_slices,
+                check_values, seed, workers.
+        """
+        from ctfm.datalists.archive import archive
+
+        print(_call(archive, str(root), str(out), **options))
+
 
 class Store:
     """Scans converted once, to be read by region: what training at full speed reads."""

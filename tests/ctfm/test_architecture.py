@@ -103,7 +103,9 @@ class TestArrows:
 
     @pytest.mark.parametrize("module", of("ctfm.datalists"))
     def test_data_lists_rest_on_the_foundation(self, module: str) -> None:
-        assert own(module) <= FOUNDATION | set(of("ctfm.datalists"))
+        """And on headers of DICOM, which need no torch either."""
+        headers = {"ctfm.dicom", "ctfm.dicom.headers"}
+        assert own(module) <= FOUNDATION | headers | set(of("ctfm.datalists"))
 
     @pytest.mark.parametrize("module", of("ctfm.weights"))
     def test_weights_rest_on_the_foundation(self, module: str) -> None:
@@ -143,7 +145,7 @@ class TestArrows:
     @pytest.mark.parametrize("module", MODULES)
     def test_optional_packages_are_imported_where_they_are_used(self, module: str) -> None:
         """The room of DALI is entered, and its package imported, only on request."""
-        optional = {"dcm2niix", "nvidia", "pydicom"}
+        optional = {"dcm2niix", "duckdb", "idc_index_data", "nvidia", "pydicom"}
         assert not optional & {name.split(".")[0] for name in imports(module, lazy=False)}
         if not module.startswith("ctfm.dali"):
             assert not own(module, lazy=False) & set(of("ctfm.dali"))

@@ -92,7 +92,7 @@ def write_datalist(
     name: str,
     description: str,
     licence: str,
-    labels: Mapping[int, str],
+    labels: Mapping[int, str] | None,
     provenance: Mapping[str, Any],
 ) -> Path:
     """Write a datalist in the layout of the Medical Segmentation Decathlon.
@@ -109,7 +109,7 @@ def write_datalist(
         name: of the data set.
         description: one or two sentences.
         licence: of the images and labels.
-        labels: label value -> class name; 0, the background, is added.
+        labels: label value -> class name; 0, the background, is added. None: images alone.
         provenance: tool, version, checksums, options, counts: one row.
 
     Returns:
@@ -125,7 +125,7 @@ def write_datalist(
         "description": description,
         "licence": licence,
         "modality": {"0": "CT"},
-        "labels": {"0": "background", **{str(i): labels[i] for i in sorted(labels)}},
+        **({} if labels is None else {"labels": _label_names(labels)}),
         "provenance": dict(provenance),
         **{part: list(rows) for part, rows in entries.items() if rows},
     }
@@ -133,6 +133,10 @@ def write_datalist(
     with atomic_path(out) as temporary:
         temporary.write_bytes(text.encode())
     return Path(out)
+
+
+def _label_names(labels: Mapping[int, str]) -> dict[str, str]:
+    return {"0": "background", **{str(i): labels[i] for i in sorted(labels)}}
 
 
 def _check(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
