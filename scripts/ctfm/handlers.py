@@ -77,10 +77,12 @@ class TrainingProgress:
 
     Args:
         evaluator: its key metric is added to the line after an evaluation.
+        monitor: with a `summary` of the epoch that is added to the line.
     """
 
-    def __init__(self, evaluator: Any = None) -> None:
+    def __init__(self, evaluator: Any = None, monitor: Any = None) -> None:
         self.evaluator = evaluator
+        self.monitor = monitor
         self.losses: list[float] = []
 
     def attach(self, engine: Engine) -> None:
@@ -111,6 +113,8 @@ class TrainingProgress:
             f"epoch {state.epoch}/{state.max_epochs}  loss {np.mean(self.losses):.4f}  "
             f"{len(self.losses) / max(seconds, 1e-9):.2f} it/s"
         )
+        if self.monitor is not None:
+            line += f"  {self.monitor.summary(engine)}"
         evaluator = self.evaluator
         if (
             evaluator is not None
