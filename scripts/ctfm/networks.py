@@ -49,12 +49,12 @@ class ContrastiveNetwork(nn.Module):
             gradients and running statistics stay the same.
 
     Raises:
-        UserError: patches_at_once is not positive.
+        UserError: patches_at_once is not positive, or the projection does not fit the encoder.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: SegResEncoder,
         projection: nn.Module,
         prediction: nn.Module | None = None,
         patches_at_once: int | None = None,
@@ -63,6 +63,13 @@ class ContrastiveNetwork(nn.Module):
         super().__init__()
         if patches_at_once is not None and patches_at_once < 1:
             raise UserError(f"patches_at_once is {patches_at_once}: give a number from 1, or null")
+        given = encoder.init_filters * 2 ** (len(encoder.blocks_down) - 1)
+        taken = next(m.in_features for m in projection.modules() if isinstance(m, nn.Linear))
+        if given != taken:
+            raise UserError(
+                f"the projection takes {taken} features, the encoder gives {given}: set "
+                "embedding_dim to 16 times init_filters for five levels"
+            )
         self.encoder = encoder
         self.projection = projection
         self.prediction = prediction
