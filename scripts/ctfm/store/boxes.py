@@ -160,7 +160,10 @@ class Samples(ABC):
             DamagedFileError: `error`, if no scan may be damaged.
             UserError: more are damaged than `max_damaged` allows.
         """
-        self.damaged.add(error.path.name.partition(".")[0])
+        key = error.path.name.partition(".")[0]
+        if key in self.damaged:  # it was on its way before this was known
+            return
+        self.damaged.add(key)
         count, total = len(self.damaged), len(self.scans)
         if not self.max_damaged:
             raise error
