@@ -23,6 +23,7 @@ from torch import nn
 
 from ctfm.checkpointing import Checkpoint
 from ctfm.errors import UserError
+from ctfm.handlers import EpochSeed
 
 State = dict[str, torch.Tensor]
 
@@ -382,3 +383,99 @@ class TestFullDisk:
         with small_disk(), pytest.raises(UserError, match=message):
             training.run()
         assert names(tmp_path / "models") == []
+
+
+class TestWithinAnEpoch:
+    """Two iterations make an epoch here."""
+
+    def stopped_in(self, folder: Path, iteration: int) -> Training:
+        training = Training(folder, epochs=3, iterations=1)
+
+        @training.trainer.on(Events.ITERATION_STARTED(once=iteration + 1))
+        def kill(_engine: Any) -> None:
+            raise Killed
+
+        with pytest.raises(Killed):
+            training.run()
+        return training
+
+    def test_goes_on_in_the_middle(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.stopped_in(tmp_path, 3)
+        saved = read(tmp_path / "last.pt")
+        assert (saved["epoch"], saved["iteration"], saved["epoch_length"]) == (1, 3, 2)
+        resumed = Training(tmp_path, epochs=3, iterations=1)
+        done: list[int] = []
+        resumed.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda e: done.append(e.state.iteration)
+        )
+        with caplog.at_level(logging.INFO):
+            resumed.run()
+        assert done == [4, 5, 6]
+        assert resumed.epochs == [2, 3]
+        assert "resuming in epoch 2, after 1 of its 2 iterations" in caplog.text
+
+    def test_the_seed_handler_tells_the_place(self, tmp_path: Path) -> None:
+        self.stopped_in(tmp_path, 3)
+        resumed = Training(tmp_path, epochs=3, iterations=1)
+        told: list[tuple[int, int]] = []
+
+        class Placed:
+            def set_epoch(self, epoch: int, start: int = 0) -> None:
+                told.append((epoch, start))
+
+        EpochSeed(0, Placed()).attach(resumed.trainer)
+        resumed.run()
+        assert told == [(2, 1), (3, 0)]
+
+    def test_an_epoch_of_another_length_starts_anew(self, tmp_path: Path) -> None:
+        self.stopped_in(tmp_path, 3)
+        state = read(tmp_path / "last.pt")
+        torch.save({**state, "epoch_length": 5}, tmp_path / "last.pt")
+        resumed = Training(tmp_path, epochs=3, iterations=1).run()
+        assert resumed.epochs == [2, 3]
+        assert resumed.trainer.state.iteration == 6
+
+    def test_an_interrupted_save_leaves_the_one_before(self, tmp_path: Path) -> None:
+        self.stopped_in(tmp_path, 1)
+        assert read(tmp_path / "last.pt")["iteration"] == 1
+
+    def test_an_epoch_ends_in_one_save(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        saved: list[str] = []
+        save = torch.save
+        monkeypatch.setattr(
+            torch, "save", lambda state, path: (saved.append(path.name), save(state, path))
+        )
+        Training(tmp_path, (0.5, 0.4), epochs=2, iterations=1).run()
+        assert sum("last" in name for name in saved) == 4
+
+
+def test_weights_are_kept_on_the_way(tmp_path: Path) -> None:
+    training = Training(tmp_path, (0.5,) * 5, epochs=5, keep_interval=2).run()
+    kept = [name for name in names(tmp_path) if name.startswith("epoch")]
+    assert kept == ["epoch_0002.pt", "epoch_0004.pt"]
+    state = read(tmp_path / "epoch_0004.pt")
+    assert state["epoch"] == 4
+    assert set(state["model"]) == set(training.state())
+
+
+def test_without_an_evaluator(tmp_path: Path) -> None:
+    """Pretraining has no metric that says which epoch is the best."""
+    training = Training(tmp_path / "unused")
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=2,
+        train_data_loader=training.trainer.data_loader,
+        network=training.trainer.network,
+        optimizer=training.optimizer,
+        loss_function=lambda pred, label: (pred**2).mean(),
+        decollate=False,
+    )
+    handler = Checkpoint(
+        str(tmp_path / "a"), training.trainer.network, training.optimizer, training.schedule
+    )
+    handler.attach(trainer)
+    trainer.run()
+    assert names(tmp_path / "a") == ["last.pt"]
+    assert read(tmp_path / "a" / "last.pt")["epoch"] == 2

@@ -80,6 +80,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("phantom.dataset", ["folder"]),
         ("datalist.totalsegmentator", ["--root", ".", "--out", "x.json"]),
         ("datalist.ct", ["--root", ".", "--out", "x.json"]),
+        ("datalist.idc", ["--out", "folder"]),
         ("weights.inject", ["encoder.pt", "out.pt"]),
         ("pack", ["bundle"]),
     ],

@@ -1,4 +1,4 @@
-"""Lookups and crop positions against MONAI's own, slower, transforms."""
+"""Lookups and crop positions against MONAI's own, slower, transforms; views of crops."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import pickle_hashing
-from monai.transforms import ClassesToIndices, MapLabelValue, RandCropByLabelClassesd
+from monai.transforms import (
+    ClassesToIndices,
+    MapLabelValue,
+    RandCropByLabelClassesd,
+    RandScaleCrop,
+    Resized,
+)
 
 from ctfm.errors import UserError
-from ctfm.transforms import ClassPositionsd, LoadScand, MapClassesd
+from ctfm.transforms import ClassPositionsd, LoadScand, MapClassesd, RandViewsd
+from loading_support import pretraining_transforms
 
 
 @pytest.fixture
@@ -99,3 +106,61 @@ class TestClassPositions:
 )
 def test_transforms_can_be_sent_to_workers(transform: object) -> None:
     assert type(pickle.loads(pickle.dumps(transform))) is type(transform)
+
+
+def coordinates(*shape: int) -> MetaTensor:
+    """An image whose voxels say where they are."""
+    flat = torch.arange(int(np.prod(shape)), dtype=torch.float32)
+    return MetaTensor(flat.reshape(1, *shape))
+
+
+class TestRandViews:
+    PATCH = (8, 12, 10)
+
+    def views(self, seed: int = 0, **options: object) -> RandViewsd:
+        transforms = pretraining_transforms(self.PATCH)
+        made = RandViewsd("image", self.PATCH, transforms, **{"crops": 3, **options})
+        return made.set_random_state(seed)
+
+    def test_shape_and_plain_tensors(self) -> None:
+        found = self.views()({"image": coordinates(20, 24, 22), "id": "a"})
+        assert found["image"].shape == (3, 2, 1, *self.PATCH)
+        assert type(found["image"]) is torch.Tensor
+        assert found["id"] == "a"
+
+    def test_seed_decides(self) -> None:
+        image = {"image": coordinates(20, 24, 22)}
+        one, two = self.views(1)(image)["image"], self.views(1)(image)["image"]
+        assert torch.equal(one, two)
+        assert not torch.equal(one, self.views(2)(image)["image"])
+        assert torch.equal(one, pickle.loads(pickle.dumps(self.views(1)))(image)["image"])
+
+    def test_without_scaling_both_views_are_the_crop(self) -> None:
+        made = RandViewsd("image", self.PATCH, [], crops=50, scale=(1, 1)).set_random_state(0)
+        found = made({"image": coordinates(9, 14, 13)})["image"]
+        assert torch.equal(found[:, 0], found[:, 1])
+        corners = {int(crop[0, 0, 0, 0]) for crop in found[:, 0]}
+        places = {tuple(map(int, np.unravel_index(c, (9, 14, 13)))) for c in corners}
+        assert {p[0] for p in places} == {0, 1}
+        assert {p[1] for p in places} == {0, 1, 2}
+        assert {p[2] for p in places} == {0, 1, 2, 3}
+
+    def test_boxes_are_those_of_rand_scale_crop(self) -> None:
+        """The same sizes for all axes, and every view within the crop of its own."""
+        made = RandViewsd("image", self.PATCH, [], crops=200, views=2).set_random_state(0)
+        crop = RandScaleCrop(0.33, 1.0, random_size=True).set_random_state(0)
+        boxes = made.randomize((20, 24, 22))
+        sizes = np.array([[s.stop - s.start for s in box[1:]] for box in boxes])
+        assert (sizes <= self.PATCH).all()
+        assert (sizes >= np.ceil(0.33 * np.array(self.PATCH))).all()
+        scales = sizes / self.PATCH  # rounded up from one scale
+        assert (np.ptp(scales, axis=1) < 1 / 8).all()
+        crop.randomize(self.PATCH)
+        assert tuple(crop._size) <= self.PATCH
+        for one, two in zip(boxes[::2], boxes[1::2], strict=True):
+            for a, b, side in zip(one[1:], two[1:], self.PATCH, strict=True):
+                assert max(a.stop, b.stop) - min(a.start, b.start) <= side
+
+    def test_resized_first_gives_patches(self) -> None:
+        made = RandViewsd("image", self.PATCH, [Resized("image", self.PATCH, mode="trilinear")])
+        assert made({"image": coordinates(8, 12, 10)})["image"].shape == (15, 2, 1, *self.PATCH)
