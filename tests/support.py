@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).parents[1]
 WHOLE_BODY = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
+PRETRAIN = ROOT / "bundles" / "ct_fm_pretrain"
 
 #: Overrides with which the bundle's full configs run in a second.
 #: A patch of 32 would not do: on CPUs the bfloat16 gradient of 2x2x2 maps is not reproducible.
@@ -23,6 +24,15 @@ TINY: dict[str, Any] = {
     "network_def::blocks_down": [1, 1, 1, 1, 1],
     "network_def::dsdepth": 2,
     "patch": [48, 48, 48],
+    "spacing": [3.0, 3.0, 3.0],
+    "num_workers": 0,
+}
+#: The same for pretraining.
+TINY_PRETRAIN: dict[str, Any] = {
+    "network_def::init_filters": 4,
+    "network_def::blocks_down": [1, 1, 1, 1, 1],
+    "embedding_dim": 64,
+    "patch": [16, 32, 32],
     "spacing": [3.0, 3.0, 3.0],
     "num_workers": 0,
 }
@@ -63,22 +73,27 @@ def save(array: np.ndarray, path: Path, affine: np.ndarray | None = None) -> Pat
     return path
 
 
-def config_files(*stems: str) -> list[str]:
+def config_files(*stems: str, bundle: Path = WHOLE_BODY) -> list[str]:
     """Paths of a bundle's configs, in order."""
-    found = [next((WHOLE_BODY / "configs").glob(f"{stem}.*")) for stem in stems]
+    found = [next((bundle / "configs").glob(f"{stem}.*")) for stem in stems]
     return [str(path) for path in found]
 
 
-def run_here(*stems: str, **overrides: Any) -> ConfigWorkflow:
+def overridden(bundle: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides of a tiny run; ids are spelled with ``__``."""
+    tiny = TINY_PRETRAIN if bundle == PRETRAIN else TINY
+    return {**tiny, **{key.replace("__", "::"): value for key, value in overrides.items()}}
+
+
+def run_here(*stems: str, bundle: Path = WHOLE_BODY, **overrides: Any) -> ConfigWorkflow:
     """Initialize and run stacked configs in this process; ids are spelled with ``__``."""
-    pairs = {**TINY, **{key.replace("__", "::"): value for key, value in overrides.items()}}
     workflow = ConfigWorkflow(
-        config_file=config_files(*stems),
+        config_file=config_files(*stems, bundle=bundle),
         workflow_type="infer" if stems[0] == "inference" else "train",
-        meta_file=str(WHOLE_BODY / "configs" / "metadata.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
-        bundle_root=str(WHOLE_BODY),
-        **pairs,
+        bundle_root=str(bundle),
+        **overridden(bundle, overrides),
     )
     workflow.initialize()
     workflow.run()
@@ -86,19 +101,24 @@ def run_here(*stems: str, **overrides: Any) -> ConfigWorkflow:
     return workflow
 
 
-def command(tmp_path: Path, *stems: str, **overrides: Any) -> list[str]:
+def command(tmp_path: Path, *stems: str, bundle: Path = WHOLE_BODY, **overrides: Any) -> list[str]:
     """What a user types; the arguments go through a file, as ids and lists need no quoting then."""
-    pairs = {**TINY, **{key.replace("__", "::"): value for key, value in overrides.items()}}
-    arguments = {"config_file": config_files(*stems), "bundle_root": str(WHOLE_BODY), **pairs}
+    arguments = {
+        "config_file": config_files(*stems, bundle=bundle),
+        "bundle_root": str(bundle),
+        **overridden(bundle, overrides),
+    }
     file = tmp_path / f"arguments_{len(list(tmp_path.glob('arguments_*')))}.json"
     file.write_text(json.dumps(arguments))
     return ["-m", "monai.bundle", "run", "--args_file", str(file)]
 
 
-def run_apart(tmp_path: Path, *stems: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
+def run_apart(
+    tmp_path: Path, *stems: str, bundle: Path = WHOLE_BODY, **overrides: Any
+) -> subprocess.CompletedProcess[str]:
     """Run stacked configs in a process of its own, from another folder."""
     return subprocess.run(
-        [sys.executable, *command(tmp_path, *stems, **overrides)],
+        [sys.executable, *command(tmp_path, *stems, bundle=bundle, **overrides)],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,

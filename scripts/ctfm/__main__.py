@@ -119,6 +119,18 @@ class Datalist:
 
         print(_call(archive, str(root), str(out), **options))
 
+    def idc(self, out: str, **options: Any) -> None:
+        """Say what to download of the Imaging Data Commons for pretraining, without network.
+
+        Args:
+            out: folder for the manifest of s5cmd, the tables and the summary.
+            options: commercial, idc_version, collections, limit, min_thickness, max_thickness,
+                min_slices, seed, index.
+        """
+        from ctfm.datalists.idc import idc
+
+        print(_call(idc, str(out), **options))
+
 
 class Store:
     """Scans converted once, to be read by region: what training at full speed reads."""

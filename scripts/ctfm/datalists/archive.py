@@ -16,7 +16,13 @@ from ctfm.datalists._files import inspect_file
 from ctfm.datalists._finding import Candidate, find_candidates
 from ctfm.datalists._series import inspect_series
 from ctfm.datalists.datalist import nested_subset, write_datalist
-from ctfm.datalists.selection import Exclusion, Selection, count_reasons, write_table
+from ctfm.datalists.selection import (
+    Exclusion,
+    Selection,
+    count_reasons,
+    in_words,
+    write_table,
+)
 from ctfm.errors import UserError
 from ctfm.workers import in_processes
 
@@ -102,7 +108,7 @@ def archive(
     taken = {one.name: one.patient for one in judged if one.excluded is None}
     if not taken:
         raise UserError(
-            f"{root}: none of {len(excluded)} scans is taken ({_in_words(excluded)}): see {table}; "
+            f"{root}: none of {len(excluded)} scans is taken ({in_words(excluded)}): see {table}; "
             "no datalist was written"
         )
     parts = _split(taken, validation, seed)
@@ -110,7 +116,7 @@ def archive(
     numbers = ", ".join(f"{len(names)} {part}" for part, names in parts.items())
     print(
         f"{out}: {numbers}, of {len(taken) + len(excluded)} scans; {len(excluded)} are left out "
-        f"({_in_words(excluded) or 'none'}), listed in {table}",
+        f"({in_words(excluded) or 'none'}), listed in {table}",
         file=sys.stderr,
     )
     return out
@@ -144,10 +150,6 @@ def _write_excluded(out: Path, excluded: Iterable[Exclusion]) -> Path:
     return write_table(out.with_suffix(".excluded.csv"), ("image", "reason", "detail"), rows)
 
 
-def _in_words(excluded: Iterable[Exclusion]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in count_reasons(excluded).items())
-
-
 def _split(taken: Mapping[str, str], validation: float, seed: int) -> dict[str, list[str]]:
     """Scans of each list; all scans of a patient are in the same one."""
     if not validation:
@@ -159,7 +161,7 @@ def _split(taken: Mapping[str, str], validation: float, seed: int) -> dict[str, 
     if not 0 < held < len(patients):
         raise UserError(
             f"validation {validation:g} of {len(patients)} patients is {held} of them: give "
-            "another share, or --patient_level, the number of folders from --root to a patient's own"
+            "another share, or --patient_level, the number of folders from --root to a patient"
         )
     drawn = set(nested_subset(patients, fraction=float(validation), seed=seed))
     parts: dict[str, list[str]] = {"training": [], "validation": []}

@@ -18,7 +18,7 @@ from pathlib import Path
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 
-__all__ = ["Exclusion", "Reason", "Selection", "count_reasons", "write_table"]
+__all__ = ["Exclusion", "Reason", "Selection", "count_reasons", "in_words", "write_table"]
 
 
 class Reason:
@@ -114,6 +114,11 @@ def count_reasons(excluded: Iterable[Exclusion]) -> dict[str, int]:
     """How many scans each reason leaves out, most first."""
     counts = Counter(one.reason for one in excluded)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def in_words(excluded: Iterable[Exclusion]) -> str:
+    """The counts of `count_reasons` on one line."""
+    return ", ".join(f"{reason}: {count}" for reason, count in count_reasons(excluded).items())
 
 
 def write_table(
