@@ -15,7 +15,7 @@ from ctfm.datalists._descriptions import described_as_localizer, described_thick
 from ctfm.datalists.idc import idc
 from ctfm.errors import UserError
 
-duckdb = pytest.importorskip(
+duckdb = pytest.importorskip("duckdb", reason="needs the extra idc: ct-fm-bundles[idc]")
     "duckdb", reason="needs the extra idc: pip install 'ct-fm-bundles[idc]'"
 )
 
