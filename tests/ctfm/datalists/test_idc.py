@@ -16,8 +16,6 @@ from ctfm.datalists.idc import idc
 from ctfm.errors import UserError
 
 duckdb = pytest.importorskip("duckdb", reason="needs the extra idc: ct-fm-bundles[idc]")
-    "duckdb", reason="needs the extra idc: pip install 'ct-fm-bundles[idc]'"
-)
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 COLUMNS = {
