@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
+from ctfm.precision import fast_dtype, sound_convolutions
+
 __all__ = ["AutocastInferer"]
 
 
@@ -38,18 +40,9 @@ class AutocastInferer(Inferer):
 
     def _forward(self, network: Callable[..., Any], inputs: torch.Tensor, *args: Any) -> Any:
         dtype = fast_dtype(inputs.device.type) if self.enabled else torch.float32
-        with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
+        kind = inputs.device.type
+        with sound_convolutions(kind), torch.autocast(kind, dtype, enabled=dtype != torch.float32):
             outputs = network(inputs, *args)
         if isinstance(outputs, torch.Tensor):
             return outputs.float()
         return [output.float() for output in outputs]
-
-
-def fast_dtype(device_type: str) -> torch.dtype:
-    """The number format in which this kind of device convolves fastest."""
-    if device_type == "cuda":
-        return torch.float16
-    if device_type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if supported else torch.float32
-    return torch.float32

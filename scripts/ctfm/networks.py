@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ctfm.errors import UserError
+from ctfm.precision import sound_convolutions
 
 __all__ = ["ContrastiveNetwork", "PooledEncoder", "batch_norm_mlp", "distributed"]
 
@@ -104,7 +105,8 @@ class ContrastiveNetwork(nn.Module):
     def _pooled(self, patches: Tensor) -> Tensor:
         if patches.device.type == "cpu":  # half the time of the default layout there
             patches = patches.contiguous(memory_format=torch.channels_last_3d)
-        last: Tensor = self.encoder(patches)[-1]
+        with sound_convolutions(patches.device.type):  # also when a checkpoint computes them again
+            last: Tensor = self.encoder(patches)[-1]
         return last.mean((2, 3, 4))
 
     def _checkpointed(self, patches: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from ctfm.inferers import AutocastInferer, fast_dtype
+from ctfm.inferers import AutocastInferer
+from ctfm.precision import fast_dtype
 
 
 class Spy(nn.Module):
