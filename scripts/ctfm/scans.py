@@ -217,7 +217,10 @@ def describe(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split()) or "no message"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        return "out of memory: pass --stitch_device cpu, lower --sw_batch_size, or add low_res.yaml"
+        return (
+            "out of memory: lower --sw_batch_size; a segmentation also needs less with "
+            "--stitch_device cpu, or with low_res.yaml"
+        )
     return f"{type(error).__name__}: {text[:300]}"
 
 

@@ -21,9 +21,10 @@ from monai.transforms import AsDiscreted, Compose, Invertd, Orientationd, Spacin
 from ctfm import segmentation
 from ctfm.classes import TOTALSEGMENTATOR_V2
 from ctfm.errors import UserError
+from ctfm.evaluators import ScanEvaluator
 from ctfm.metrics import segmentation_scores, summarise
 from ctfm.scans import Failure, ScanDataset, collate_scans, find_scans
-from ctfm.segmentation import SaveSegmentationd, ScanEvaluator, SegmentationReport
+from ctfm.segmentation import SaveSegmentationd, SegmentationReport
 from ctfm.transforms import LoadScand
 from support import make_ct, save
 
@@ -180,7 +181,7 @@ class TestScanEvaluator:
         return check
 
     def test_all_scans(self, three: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.INFO, logger="ctfm.segmentation"):
+        with caplog.at_level(logging.INFO, logger="ctfm.evaluators"):
             evaluator(three, tmp_path / "out").run()
         assert [n for n in names(tmp_path / "out") if n.endswith(".gz")] == [
             "a_seg.nii.gz",
@@ -196,8 +197,8 @@ class TestScanEvaluator:
         [
             (ValueError("no bone\nin it"), "ValueError: no bone in it"),
             (UserError("choose another scan"), "choose another scan"),
-            (MemoryError(), "out of memory: pass --stitch_device cpu"),
-            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory: pass"),
+            (MemoryError(), "out of memory: lower --sw_batch_size"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory: lower"),
             (KeyError(), "KeyError: no message"),
         ],
         ids=["defect", "user", "memory", "memory as torch says it", "silent"],
@@ -260,7 +261,7 @@ class TestScanEvaluator:
         run.data_loader = DataLoader(ScanDataset([]), batch_size=1)
         run.state.epoch_length = 0
         with (
-            caplog.at_level(logging.INFO, logger="ctfm.segmentation"),
+            caplog.at_level(logging.INFO, logger="ctfm.evaluators"),
             pytest.warns(UserWarning, match="is empty"),
         ):
             run.run()
