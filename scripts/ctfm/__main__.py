@@ -132,6 +132,22 @@ class Datalist:
         print(_call(idc, str(out), **options))
 
 
+class Dicom:
+    """DICOM series to files; commands that read scans take series folders as they are."""
+
+    def convert(self, root: str, out: str, **options: Any) -> None:
+        """Convert every CT series below a folder to NIfTI; goes on where it was stopped.
+
+        Args:
+            root: folder with DICOM files.
+            out: folder to write; what was not converted is listed there.
+            options: workers, overwrite.
+        """
+        from ctfm.dicom.converting import convert
+
+        print(_call(convert, str(root), str(out), **options))
+
+
 class Store:
     """Scans converted once, to be read by region: what training at full speed reads."""
 
@@ -216,6 +232,7 @@ class Commands:
     def __init__(self) -> None:
         self.weights = Weights()
         self.datalist = Datalist()
+        self.dicom = Dicom()
         self.phantom = Phantom()
         self.store = Store()
 

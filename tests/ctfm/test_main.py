@@ -81,6 +81,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("datalist.totalsegmentator", ["--root", ".", "--out", "x.json"]),
         ("datalist.ct", ["--root", ".", "--out", "x.json"]),
         ("datalist.idc", ["--out", "folder"]),
+        ("dicom.convert", ["folder", "--out", "folder"]),
         ("weights.inject", ["encoder.pt", "out.pt"]),
         ("pack", ["bundle"]),
     ],
@@ -153,7 +154,7 @@ def test_bundle_that_is_none(tmp_path: Path, type_in: Callable[..., None]) -> No
 def test_each_command_says_what_it_does_and_takes() -> None:
     """Fire shows these in ``--help``."""
     commands = Commands()
-    groups = [commands, commands.weights, commands.datalist, commands.phantom]
+    groups = [commands, *vars(commands).values()]
     for group in groups:
         for name, method in inspect.getmembers(group, inspect.ismethod):
             if name.startswith("_"):

@@ -13,8 +13,8 @@ from typing import Any
 from ctfm import __version__
 from ctfm.datalists._descriptions import described_thickness
 from ctfm.datalists._idc_index import Series
-from ctfm.datalists.selection import Exclusion, count_reasons, write_table
-from ctfm.files import atomic_path
+from ctfm.datalists.selection import Exclusion, count_reasons
+from ctfm.files import atomic_path, write_table
 
 __all__ = ["write_all"]
 

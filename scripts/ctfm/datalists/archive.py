@@ -21,9 +21,9 @@ from ctfm.datalists.selection import (
     Selection,
     count_reasons,
     in_words,
-    write_table,
 )
 from ctfm.errors import UserError
+from ctfm.files import write_table
 from ctfm.workers import in_processes
 
 __all__ = ["archive"]

@@ -7,18 +7,14 @@ own, none of them a localizer.
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ctfm.errors import UserError
-from ctfm.files import atomic_path
 
-__all__ = ["Exclusion", "Reason", "Selection", "count_reasons", "in_words", "write_table"]
+__all__ = ["Exclusion", "Reason", "Selection", "count_reasons", "in_words"]
 
 
 class Reason:
@@ -119,18 +115,3 @@ def count_reasons(excluded: Iterable[Exclusion]) -> dict[str, int]:
 def in_words(excluded: Iterable[Exclusion]) -> str:
     """The counts of `count_reasons` on one line."""
     return ", ".join(f"{reason}: {count}" for reason, count in count_reasons(excluded).items())
-
-
-def write_table(
-    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[object]]
-) -> Path:
-    """Write a CSV file, whole or not at all; the same rows give the same bytes.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    return Path(path)

@@ -27,7 +27,7 @@ from ctfm.dicom.geometry import Grid, evenly_spaced, sort_slices, upright
 from ctfm.dicom.headers import Slice, check_series, read_headers
 from ctfm.errors import UserError
 
-__all__ = ["read_series"]
+__all__ = ["read_series", "read_volume"]
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +47,19 @@ def read_series(folder: str | os.PathLike[str]) -> MetaTensor:
         UserError: the folder holds anything but one sound CT series.
     """
     folder = Path(folder)
-    headers = read_headers(folder)
+    return read_volume(folder, read_headers(folder))
+
+
+def read_volume(folder: Path, headers: Sequence[Slice]) -> MetaTensor:
+    """Read some of the images of a folder as one CT series; otherwise as `read_series`.
+
+    Args:
+        folder: named in messages and in the meta data.
+        headers: the images, of this or of another folder.
+
+    Raises:
+        UserError: these are not the images of one sound CT series.
+    """
     check_series(folder, headers)
     slices, grid = sort_slices(folder, headers)
     raw = _decode(folder, slices, grid)
