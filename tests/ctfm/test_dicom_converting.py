@@ -140,6 +140,21 @@ def test_failures_are_told_when_the_rest_is_done(
     assert "1 series converted, 0 were there already, 0 are no CT volume, 2 failed" in caplog.text
 
 
+def test_closed_folder_is_a_failure(root: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "closed").mkdir()
+    look = os.scandir
+
+    def refuse(place: Any) -> Any:
+        if str(place).endswith("closed"):  # some callers pass a number
+            raise PermissionError(13, "Permission denied", str(place))
+        return look(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"1 of 2 series failed \(first: closed: Permission denied"):
+        convert(root, out, workers=1)
+    assert files(out) == GOOD
+
+
 def test_defects_of_one_series_do_not_stop_the_others(
     root: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

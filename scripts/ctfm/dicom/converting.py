@@ -85,7 +85,8 @@ def convert(
         raise UserError(f"{root}: no such folder: check the path")
     for package in ("pydicom", "dcm2niix"):
         require(package, purpose="read DICOM", extra="dicom")
-    folders = find_series(root)
+    closed: list[OSError] = []
+    folders = find_series(root, closed.append)
     if not folders:
         raise UserError(f"{root}: no DICOM files in this folder or below it: check the path")
     found = in_processes(
@@ -97,7 +98,11 @@ def convert(
         start=_use_one_thread,
         method="spawn",  # torch's threads do not survive a fork
     )
-    return _report(out, [outcome for some in found for outcome in some])
+    unread = [
+        Outcome(os.path.relpath(error.filename, root), "", FAILED, error.strerror or "closed")
+        for error in closed
+    ]
+    return _report(out, unread + [outcome for some in found for outcome in some])
 
 
 def _use_one_thread() -> None:

@@ -104,14 +104,20 @@ def is_series(path: str | os.PathLike[str]) -> bool:
     return folder.is_dir() and any(map(looks_like_dicom, candidates(folder)[:FILES_LOOKED_AT]))
 
 
-def find_series(root: str | os.PathLike[str]) -> list[Path]:
+def find_series(
+    root: str | os.PathLike[str], closed: Callable[[OSError], object] | None = None
+) -> list[Path]:
     """List the folders at and below `root` that hold DICOM files, sorted, hidden ones left out.
 
     A link to such a folder counts; links are not followed any deeper, since they may lead in a
     circle.
+
+    Args:
+        root: where to look.
+        closed: called for each folder that cannot be looked into; None: they are passed over.
     """
     found = []
-    for name, subfolders, _ in os.walk(root):
+    for name, subfolders, _ in os.walk(root, onerror=closed):
         folder = Path(name)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         links = [folder / name for name in subfolders if (folder / name).is_symlink()]
