@@ -161,7 +161,7 @@ def _split(taken: Mapping[str, str], validation: float, seed: int) -> dict[str, 
     if not 0 < held < len(patients):
         raise UserError(
             f"validation {validation:g} of {len(patients)} patients is {held} of them: give "
-            "another share, or --patient_level, the number of folders from --root to a patient"
+            "another share, or --patient_level N where patients' folders lie N below --root"
         )
     drawn = set(nested_subset(patients, fraction=float(validation), seed=seed))
     parts: dict[str, list[str]] = {"training": [], "validation": []}
