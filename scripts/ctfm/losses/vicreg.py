@@ -103,7 +103,9 @@ def covariance_term(sets: Tensor) -> Tensor:
     """
     number, dim = sets.shape[1], sets.shape[3]
     centred = (sets - sets.mean(1, keepdim=True)).transpose(1, 2)  # (S, 2, N, dim)
-    covariance = centred.mT @ centred / (number - 1)  # (S, 2, dim, dim)
-    itself = torch.eye(dim, dtype=torch.bool, device=sets.device)
-    squares = covariance.masked_fill(itself, 0).square()
-    return squares.sum((1, 2, 3)).mean() / dim
+    # (S, 2, dim, dim) or (S, 2, N, N): the sums of their squares are equal, and VICReg's 8192
+    # features of 15 crops would fill gigabytes
+    product = centred.mT @ centred if dim < number else centred @ centred.mT
+    itself = centred.square().sum(2)  # (S, 2, dim)
+    squares = product.square().sum((1, 2, 3)) - itself.square().sum((1, 2))
+    return squares.mean() / (number - 1) ** 2 / dim
