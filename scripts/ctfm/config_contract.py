@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ctfm.contract import SEGRESNET, WHOLE_BODY, Task
+from ctfm.contract import ENCODER, PRETRAINING, SCAN_EMBEDDING, SEGRESNET, WHOLE_BODY, Task
 
 __all__ = ["expected_values"]
 
@@ -38,8 +38,6 @@ def _input(task: Task) -> Values:
         "ScaleIntensityRanged::b_min": 0,
         "ScaleIntensityRanged::b_max": 1,
         "ScaleIntensityRanged::clip": True,
-        "SlidingWindowInferer::roi_size": task.patch,
-        "SlidingWindowInferer::mode": "gaussian",
     }
 
 
@@ -50,7 +48,13 @@ def _segresnet() -> Values:
 
 def _whole_body() -> dict[Stack, Values]:
     task = WHOLE_BODY
-    shared = {**_input(task), **_segresnet(), "CropForegroundd::margin": task.foreground_margin}
+    shared = {
+        **_input(task),
+        **_segresnet(),
+        "CropForegroundd::margin": task.foreground_margin,
+        "SlidingWindowInferer::roi_size": task.patch,
+        "SlidingWindowInferer::mode": "gaussian",
+    }
     return {
         ("train.json",): {**shared, **_whole_body_training(), **_whole_body_augmentation()},
         ("inference.json",): {**shared, "overlap": task.overlap},
@@ -93,4 +97,76 @@ def _whole_body_augmentation() -> Values:
     }
 
 
-TASKS: dict[str, Callable[[], dict[Stack, Values]]] = {"whole_body": _whole_body}
+def _pretraining() -> dict[Stack, Values]:
+    task = PRETRAINING
+    return {
+        ("train.json",): {**_input(task), **_views(), **_contrastive_training()},
+        ("train.json", "store.yaml"): {
+            "Views::patch": task.patch,
+            "Views::crops": task.crops,
+            "Views::views": task.views,
+            "Views::scale": task.resized_crop_scale,
+        },
+        ("inference.json",): _embedding(),
+    }
+
+
+def _views() -> Values:
+    task = PRETRAINING
+    return {
+        "CropForegroundd::margin": 0,
+        "SpatialPadd::value": task.pad_hu,
+        "RandViewsd::patch": task.patch,
+        "RandViewsd::crops": task.crops,
+        "RandViewsd::views": task.views,
+        "RandViewsd::scale": task.resized_crop_scale,
+        "Resized::spatial_size": task.patch,
+        "Resized::mode": "trilinear",
+        "RandFlipd::prob": task.flip_prob,
+        "RandFlipd::spatial_axis": task.flip_axis,
+        "RandHistogramShiftd::num_control_points": task.histogram_shift_control_points,
+        "RandHistogramShiftd::prob": task.histogram_shift_prob,
+        "RandGaussianSmoothd::prob": task.gaussian_smooth_prob,
+    }
+
+
+def _contrastive_training() -> Values:
+    task = PRETRAINING
+    embedding, hidden, projected = task.projection
+    encoder = {**ENCODER.arguments, "norm": ENCODER.norm}
+    return {
+        **{f"SegResEncoder::{name}": value for name, value in encoder.items()},
+        "AdamW::lr": task.learning_rate,
+        "AdamW::weight_decay": task.weight_decay,
+        "WarmupCosineSchedule::warmup_steps": task.warmup_epochs,
+        "WarmupCosineSchedule::t_total": task.epochs,
+        "SupervisedTrainer::max_epochs": task.epochs,
+        "PassSampler::iterations": task.iterations,
+        "PassSampler::batch_size": task.batch_size,
+        "IntraSampleNTXentLoss::temperature": task.temperature,
+        "FullyConnectedNet::in_channels": embedding,
+        "FullyConnectedNet::hidden_channels": (hidden,),
+        "FullyConnectedNet::out_channels": projected,
+    }
+
+
+def _embedding() -> Values:
+    task = SCAN_EMBEDDING
+    encoder = {f"PooledEncoder::{name}": value for name, value in ENCODER.arguments.items()}
+    return {
+        **_input(task),
+        **encoder,
+        "overlap": task.overlap,
+        "pooling": task.pooling,
+        "CropForegroundd::margin": 0,
+        "SpatialPadd::spatial_size": task.patch,
+        "SpatialPadd::value": task.hu_window[0],
+        "WindowEmbedder::patch": task.patch,
+        "WindowEmbedder::overlap": task.overlap,
+    }
+
+
+TASKS: dict[str, Callable[[], dict[Stack, Values]]] = {
+    "whole_body": _whole_body,
+    "pretrain": _pretraining,
+}

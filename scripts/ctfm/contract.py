@@ -22,8 +22,9 @@ from ctfm.classes import (
 
 __all__ = [
     "CLASS_GROUPS", "ENCODER", "HEAD_CT_TRIAGE", "LESION_RETRIEVAL", "ORGAN_RETRIEVAL",
-    "PRETRAINING", "SEGRESNET", "SEMANTIC_SEARCH", "STABILITY", "TOTALSEGMENTATOR_V1",
-    "TOTALSEGMENTATOR_V2", "TUMOR_SEGMENTATION", "WHOLE_BODY", "ClassGroup", "class_group",
+    "PRETRAINING", "SCAN_EMBEDDING", "SEGRESNET", "SEMANTIC_SEARCH", "STABILITY",
+    "TOTALSEGMENTATOR_V1", "TOTALSEGMENTATOR_V2", "TUMOR_SEGMENTATION", "WHOLE_BODY",
+    "ClassGroup", "class_group",
 ]  # fmt: skip
 
 AXCODES = "SPL"
@@ -204,7 +205,7 @@ class Embedding(Task):
 
     Attributes:
         pooling: how the descriptors of a scan's patches become one: "none" (one patch is one
-            descriptor) or "min" (element-wise minimum, the 3D-MIR protocol).
+            descriptor), "min" (element-wise minimum, the 3D-MIR protocol) or "mean".
         stored_axes: permutation of a stored array (channel first) to SPL; None: from its affine.
     """
 
@@ -224,4 +225,8 @@ LESION_RETRIEVAL = Embedding(
     spacing=(3.0, 1.0, 1.0), patch=(24, 128, 128), overlap=0.625, pooling="min"
 )
 SEMANTIC_SEARCH = Embedding(spacing=(1.0, 1.0, 1.0), patch=(64, 64, 64), overlap=0.625)
+#: Descriptors of scans for any purpose: the input that the encoder was pretrained on.
+SCAN_EMBEDDING = Embedding(
+    spacing=PRETRAINING.spacing, patch=PRETRAINING.patch, overlap=0.625, pooling="mean"
+)
 STABILITY = Embedding(spacing=(3.0, 1.0, 1.0), patch=(24, 128, 128))

@@ -130,6 +130,13 @@ class TestArrows:
     def test_nothing_that_stores_rest_on_knows_them(self, module: str) -> None:
         assert not own(module) & set(of("ctfm.store"))
 
+    @pytest.mark.parametrize("module", of("ctfm.embedding"))
+    def test_embeddings_rest_on_scans_weights_and_inferers(self, module: str) -> None:
+        """They know no training and no segmentation."""
+        assert own(module) <= FOUNDATION | {
+            "ctfm.hounsfield", "ctfm.inferers", "ctfm.scans", *of("ctfm.embedding", "ctfm.weights"),
+        }  # fmt: skip
+
     @pytest.mark.parametrize("module", of("ctfm.networks", "ctfm.inferers", "ctfm.transforms"))
     def test_building_blocks_know_no_training(self, module: str) -> None:
         higher = {"ctfm.handlers", "ctfm.checkpointing", "ctfm.metrics", "ctfm.segmentation"}

@@ -913,6 +913,32 @@ class TestPublishedSize:
             weights.load_encoder(network, encoder_file)
 
 
+class TestFingerprint:
+    def test_file_order_and_layout_in_memory_do_not_matter(
+        self, encoder: SegResEncoder, encoder_file: Path
+    ) -> None:
+        state = encoder.state_dict()
+        expected = weights.fingerprint(state)
+        turned = encoder.to(memory_format=torch.channels_last_3d).state_dict()
+        assert weights.fingerprint(turned) == expected
+        assert weights.fingerprint(dict(reversed(state.items()))) == expected
+        report = weights.verify(encoder_file, published=False)
+        assert report.encoder_sha256 == expected
+        assert expected in str(report)
+
+    def test_any_value_name_type_or_shape_matters(self) -> None:
+        states: list[State] = [
+            {"a": torch.tensor([1.0, 2.0])},
+            {"a": torch.tensor([1.0, 2.5])},
+            {"b": torch.tensor([1.0, 2.0])},
+            {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+            {"a": torch.tensor([[1.0, 2.0]])},
+            {"a": torch.tensor(3)},
+            {},
+        ]
+        assert len({weights.fingerprint(state) for state in states}) == len(states)
+
+
 class TestFindWeights:
     def test_the_preferred_file_is_taken_in_silence(self, tmp_path: Path, caplog: Any) -> None:
         for name in ("encoder.safetensors", "model.pt"):

@@ -6,6 +6,7 @@ statistics included; what does not agree is an error that names it. `load_encode
 `load_network` are what configs name as `_target_`.
 """
 
+from ctfm.weights.audit import fingerprint
 from ctfm.weights.checkpoints import read_metadata
 from ctfm.weights.layouts import Architecture, Kind, Weights
 from ctfm.weights.loading import load_encoder, load_network, read_encoder
@@ -24,6 +25,7 @@ __all__ = [
     "convert",
     "fetch",
     "find_weights",
+    "fingerprint",
     "inject",
     "load_encoder",
     "load_network",

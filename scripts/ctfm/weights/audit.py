@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from ctfm.contract import ENCODER
 from ctfm.errors import UserError
 from ctfm.weights.layouts import Architecture, looks_like
 
-__all__ = ["check_same", "check_values", "copy_verified", "dtype_name"]
+__all__ = ["check_same", "check_values", "copy_verified", "dtype_name", "fingerprint"]
 
 SHOWN = 3  # tensors named of each kind of difference
 
@@ -85,6 +86,19 @@ def copy_verified(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     wrong = [n for n, tensor in tensors.items() if not torch.equal(inside[n].cpu(), tensor)]
     if wrong:
         raise RuntimeError(f"{len(wrong)} tensors differ after the copy (first: {wrong[0]})")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 of names, types, shapes and values.
+
+    The same for the same weights in whatever file, order or device they are, unlike that of a file.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {_spell(tensor)}\n".encode())
+        values = tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctfm.contract import ENCODER
 from ctfm.errors import UserError
-from ctfm.weights.audit import dtype_name
+from ctfm.weights.audit import dtype_name, fingerprint
 from ctfm.weights.checkpoints import Checkpoint, open_checkpoint
 from ctfm.weights.layouts import Architecture, Kind, parameters, weights_of
 from ctfm.weights.loading import check_weights
@@ -31,6 +31,8 @@ class Report:
             vary, so they carry nothing; running variances are never negative.
         published: the encoder agrees with the contract in all names, shapes and types.
         sha256: hash of the file.
+        encoder_sha256: `fingerprint` of the encoder's tensors, the same in every layout; tables of
+            embeddings note it.
         metadata: strings of the safetensors header; empty for a pickle.
     """
 
@@ -43,6 +45,7 @@ class Report:
     constant_channels: int
     published: bool
     sha256: str
+    encoder_sha256: str
     metadata: dict[str, str]
 
     def __str__(self) -> str:
@@ -55,7 +58,7 @@ class Report:
             f"{self.constant_channels} channels of zero variance",
             f"encoder {contract} the published one ({ENCODER.tensors} tensors, "
             f"{ENCODER.parameters:,} parameters)",
-            f"sha256 {self.sha256}",
+            f"sha256 {self.sha256}, of the encoder's tensors {self.encoder_sha256}",
         ]
         return "\n".join([*lines, *(f"{k}: {v}" for k, v in sorted(self.metadata.items()))])
 
@@ -106,5 +109,6 @@ def report_on(checkpoint: Checkpoint) -> Report:
         constant_channels=sum(int((t == 0).sum()) for t in variances),
         published=architecture.published,
         sha256=checkpoint.sha256,
+        encoder_sha256=fingerprint(weights_of(checkpoint, "encoder").tensors),
         metadata=checkpoint.metadata,
     )

@@ -126,10 +126,10 @@ def find_weights(folder: StrPath, names: Sequence[str]) -> str:
     if not found:
         encoder, whole_body = KNOWN_REPOSITORIES[0].repo_id, KNOWN_REPOSITORIES[2].repo_id
         raise UserError(
-            f"no weights in {folder} (looked for {', '.join(names)}): fetch them with `ctfm "
-            f"weights fetch {encoder} --out {Path(folder) / 'ct_fm_encoder.safetensors'}` to train "
-            f"or `ctfm weights fetch {whole_body} --out {Path(folder) / 'model.pt'}` to infer, or "
-            "pass the path of your own"
+            f"no weights in {folder} (looked for {', '.join(names)}): `ctfm weights fetch "
+            f"{encoder} --out {Path(folder) / 'ct_fm_encoder.safetensors'}` fetches the encoder, "
+            f"`ctfm weights fetch {whole_body} --out {Path(folder) / 'model.pt'}` the whole-body "
+            "network; or pass the path of your own"
         )
     if found[0] != names[0]:
         logger.warning("%s has no %s: taking %s", folder, names[0], found[0])
