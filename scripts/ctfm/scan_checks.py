@@ -11,12 +11,14 @@ import torch
 from ctfm.errors import UserError
 from ctfm.hounsfield import value_problem
 
-__all__ = ["check_ct"]
+__all__ = ["check_ct", "check_label"]
 
 logger = logging.getLogger(__name__)
 
 #: Fewer slices along any axis than this are a slice or a scout, not a volume.
 MIN_SLICES = 8
+#: A voxel of the label may lie this far from its image's: what headers round, not another grid.
+AFFINE_TOLERANCE_MM = 0.5
 
 
 def check_ct(image: Any, path: str, input_check: str = "error") -> None:
@@ -42,6 +44,37 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     if problem:
         logger.warning("%s: %s; going on, as input_check is warn", path, problem)
+
+
+def check_label(label: Any, path: str, shape: tuple[int, ...], affine: Any) -> None:
+    """Refuse a label map that is not its image's.
+
+    Args:
+        label: `MetaTensor` (C, X, Y, Z) with its affine.
+        path: named in messages.
+        shape: voxels of the image (X, Y, Z).
+        affine: (4, 4) of the image.
+
+    Raises:
+        UserError: it lies on another grid, or holds no class ids.
+    """
+    found = tuple(label.shape)
+    if found != (1, *shape):
+        raise UserError(
+            f"{path}: has {found} channels and voxels, its image {(1, *shape)}: give its own label"
+        )
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+    difference = np.asarray(label.affine, dtype=float) - np.asarray(affine, dtype=float)
+    apart = difference[:3, :3] @ corners + difference[:3, 3:]
+    distance = float(np.linalg.norm(apart, axis=0).max())  # which a corner has
+    if not distance <= AFFINE_TOLERANCE_MM:
+        raise UserError(
+            f"{path}: its voxels lie up to {distance:.3g} mm from its image's: give its own label"
+        )
+    values = torch.as_tensor(label).numpy()
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535 or not np.array_equal(values, np.rint(values)):
+        raise UserError(f"{path}: holds {low:g} to {high:g}, not class ids: not a label")
 
 
 def _shape_problem(image: Any) -> str | None:

@@ -11,7 +11,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from nibabel.orientations import ornt_transform as transform_between
 
 from ctfm.errors import UserError
-from ctfm.scan_checks import check_ct
+from ctfm.scan_checks import check_ct, check_label
 from ctfm.scans import read_scan
 from ctfm.store.recipe import Recipe
 from ctfm.store.resampling import resample_labels, resample_linear
@@ -23,8 +23,6 @@ Array = npt.NDArray[Any]
 
 #: Positions kept of each class: enough that a crop's centre is as good as drawn from all of them.
 POSITIONS_PER_CLASS = 1024
-#: A voxel of the label may lie this far from its image's: what headers round, not another grid.
-AFFINE_TOLERANCE_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -125,31 +123,11 @@ def _labels(
     if path is None:
         return None
     scan = read_scan(path)
-    found = tuple(scan.shape)
-    if found != (1, *shape):
-        raise UserError(
-            f"{path}: has {found} channels and voxels, its image {(1, *shape)}: give its own label"
-        )
-    distance = _distance(np.asarray(scan.affine, dtype=float) - affine, shape)
-    if not distance <= AFFINE_TOLERANCE_MM:
-        raise UserError(
-            f"{path}: its voxels lie up to {distance:.3g} mm from its image's: give its own label"
-        )
+    check_label(scan, path, shape, affine)
     values = scan[0].numpy()
-    highest = values.max()
-    if values.min() < 0 or highest > 65535 or not np.array_equal(values, np.rint(values)):
-        raise UserError(
-            f"{path}: holds {values.min():g} to {highest:g}, not class ids: not a label"
-        )
-    labels, _ = _orient(values.astype(np.uint8 if highest < 256 else np.uint16), affine, axcodes)
+    dtype = np.uint8 if values.max() < 256 else np.uint16
+    labels, _ = _orient(values.astype(dtype), affine, axcodes)
     return np.ascontiguousarray(resample_labels(labels, steps)[inside])
-
-
-def _distance(difference: Array, shape: tuple[int, ...]) -> float:
-    """Largest distance in mm between voxels of two grids, which a corner has."""
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
-    apart = difference[:3, :3] @ corners + difference[:3, 3:]
-    return float(np.linalg.norm(apart, axis=0).max())
 
 
 def _positions(labels: Array) -> dict[int, Array]:
