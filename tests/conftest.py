@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from support import ROOT, make_ct, save
 
@@ -30,6 +32,15 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {"training": rows[:3], "validation": rows[3:], "test": rows[3:]}
     (root / "datalist.json").write_text(json.dumps(content))
     return root
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny networks take several times as long on two threads where other work wants the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

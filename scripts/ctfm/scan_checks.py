@@ -1,4 +1,4 @@
-"""Is this a three-dimensional CT in Hounsfield units? If not: what is it, and what to do."""
+"""Is this a three-dimensional CT in Hounsfield units, and is this its label? If not: what to do."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from ctfm.scans import read_scan
 from dicom_support import write_ct
 from support import PRETRAIN, make_ct, run_apart, run_here, save
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATCH = (16, 32, 32)
 
 

@@ -28,7 +28,8 @@ FOUNDATION = {
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.
 TOP = {
-    "ctfm.__main__", "ctfm.bundle_checks", "ctfm.config_checks", "ctfm.config_contract",
+    "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.calling",
+    "ctfm.commands.data", "ctfm.commands.weights", "ctfm.config_checks", "ctfm.config_contract",
     "ctfm.release",
 }  # fmt: skip
 
@@ -91,9 +92,9 @@ def test_reader_of_imports_sees_what_there_is() -> None:
     assert {"torch", "ctfm.batchnorm", "ctfm.errors"} <= imports("ctfm.handlers")
     assert "ctfm.config_checks" in imports("ctfm.release")
     assert "ctfm.config_checks" not in imports("ctfm.release", lazy=False)
-    assert "ctfm.weights" in imports("ctfm.__main__")
+    assert "ctfm.weights" in imports("ctfm.commands.weights")
     assert {"torch", "monai"} <= reachable("ctfm.segmentation")
-    assert "ctfm.datalists" in own("ctfm.__main__")
+    assert "ctfm.datalists" in own("ctfm.commands.data")
 
 
 class TestArrows:
@@ -137,6 +138,15 @@ class TestArrows:
             "ctfm.hounsfield", "ctfm.inferers", "ctfm.scans", *of("ctfm.embedding", "ctfm.weights"),
         }  # fmt: skip
 
+    @pytest.mark.parametrize("module", of("ctfm.probing"))
+    def test_the_probe_rests_on_embeddings(self, module: str) -> None:
+        """It compares encoders, however they were trained."""
+        assert own(module) <= FOUNDATION | {
+            "ctfm.datalists", "ctfm.datalists.reading", "ctfm.inferers", "ctfm.networks",
+            "ctfm.scan_checks", "ctfm.transforms",
+            *of("ctfm.embedding", "ctfm.probing", "ctfm.weights"),
+        }  # fmt: skip
+
     @pytest.mark.parametrize("module", of("ctfm.networks", "ctfm.inferers", "ctfm.transforms"))
     def test_building_blocks_know_no_training(self, module: str) -> None:
         higher = {"ctfm.handlers", "ctfm.checkpointing", "ctfm.metrics", "ctfm.segmentation"}
@@ -168,7 +178,13 @@ class TestArrows:
 
 class TestLightness:
     @pytest.mark.parametrize(
-        "module", [*sorted(FOUNDATION), *of("ctfm.datalists"), "ctfm.__main__", "ctfm.release"]
+        "module",
+        [
+            *sorted(FOUNDATION),
+            *of("ctfm.commands", "ctfm.datalists"),
+            "ctfm.__main__",
+            "ctfm.release",
+        ],
     )
     def test_needs_neither_torch_nor_monai(self, module: str) -> None:
         assert not reachable(module) & {"ignite", "monai", "torch"}

@@ -20,6 +20,7 @@ from monai.networks.nets.segresnet_ds import SegResEncoder
 from ctfm import __version__
 from ctfm.__main__ import Commands, main
 from ctfm.errors import UserError, one_line
+from ctfm.weights import load_encoder
 
 COARSE = (12.0, 12.0, 12.0)
 
@@ -84,6 +85,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("dicom.convert", ["folder", "--out", "folder"]),
         ("weights.inject", ["encoder.pt", "out.pt"]),
         ("pack", ["bundle"]),
+        ("probe", ["encoder.pt", "--data", "x.json"]),
     ],
 )
 def test_unknown_option_is_a_mistake_of_the_user(
@@ -141,6 +143,31 @@ def test_weights(
     assert capsys.readouterr().out.count(count) == 2
     with pytest.raises(UserError, match="published"):
         type_in("weights", "verify", out)
+
+
+def test_encoder_out_of_a_pretraining_checkpoint(
+    tmp_path: Path,
+    type_in: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    torch.manual_seed(0)
+    encoder = SegResEncoder(init_filters=4, in_channels=1, blocks_down=(1, 1, 1, 1, 1))
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    state |= {"projection.0.weight": torch.zeros(8, 64), "projection.0.bias": torch.zeros(8)}
+    optimizer = torch.optim.AdamW(encoder.parameters()).state_dict()
+    saved = {"model": state, "optimizer": optimizer, "scaler": None, "epoch": 450}
+    torch.save(saved, tmp_path / "epoch_0450.pt")
+    out = tmp_path / "models" / "ct_fm_encoder.safetensors"
+    with caplog.at_level("INFO", logger="ctfm.weights"):
+        type_in("weights", "extract", str(tmp_path / "epoch_0450.pt"), "--out", str(out))
+    assert "2 other tensors of the file not used (first: projection.0.weight)" in caplog.text
+    printed = capsys.readouterr().out
+    assert f"{out}: encoder, a SegResEncoder" in printed
+    assert "source: epoch_0450.pt" in printed
+    fresh = SegResEncoder(init_filters=4, in_channels=1, blocks_down=(1, 1, 1, 1, 1))
+    loaded = load_encoder(fresh, out).state_dict()
+    assert all(torch.equal(loaded[name], t) for name, t in encoder.state_dict().items())
 
 
 def test_bundle_that_is_none(tmp_path: Path, type_in: Callable[..., None]) -> None:

@@ -63,7 +63,8 @@ def _absolute(rows: Sequence[Row], path: str, split: str, base: Path) -> list[Ro
     if missing:
         raise UserError(
             f"{path}: {len(missing)} files of list {split!r} are not there (first: {missing[0]}): "
-            "pass --dataset_dir, the folder that the datalist's paths are relative to"
+            "pass --dataset_dir, the folder that the datalist's paths are relative to "
+            "(commands of ctfm call it --base_dir)"
         )
     return [{**row, **paths} for row, paths in zip(rows, files, strict=True)]
 

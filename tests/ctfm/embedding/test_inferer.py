@@ -12,6 +12,8 @@ from ctfm.errors import UserError
 from ctfm.inferers import AutocastInferer
 from ctfm.networks import PooledEncoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATCH = (16, 16, 16)
 
 

@@ -1,0 +1,7 @@
+"""Groups of commands: each parses, calls, prints. Nothing heavy is imported before a call."""
+
+from ctfm.commands.calling import call
+from ctfm.commands.data import Datalist, Dicom, Phantom, Store
+from ctfm.commands.weights import Weights
+
+__all__ = ["Datalist", "Dicom", "Phantom", "Store", "Weights", "call"]
