@@ -122,7 +122,8 @@ def _load(row: Row, steps: Compose) -> dict[str, Any]:
     except RuntimeError as error:  # MONAI wraps what a transform raises
         if isinstance(error.__cause__, UserError):
             text = str(error.__cause__)
-            raise UserError(text if "/" in text else f"{row['image']}: {text}") from error
+            named = text.startswith((row["image"], row["label"]))
+            raise UserError(text if named else f"{row['image']}: {text}") from error
         raise
 
 
