@@ -1,0 +1,263 @@
+"""Does pretraining learn, on a CPU in minutes, and does its loader keep up?
+
+A narrow encoder is pretrained through the bundle, from several seeds, on two real CTs (the lower
+part of a torso, a head) and phantoms. Then `ctfm.probing.probe` looks for organs in scans that it
+did not train on, against encoders with random weights: among phantoms, and between a phantom and
+the real CT's upper part, which was held out. Last, an iteration is taken apart.
+
+    make bench NAME=pretraining ARGS="--data FOLDER [--seeds 2]"
+
+FOLDER holds ct_torso_3mm.nii.gz, ct_abdomen_3mm.nii.gz with its labels (30 slices of that torso,
+above those trained on) and ct_head_angio.nii.gz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+from monai.engines.utils import IterationEvents
+from reporting import Row, report
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ctfm.phantom import save, torso
+from ctfm.probing import probe
+from ctfm.store import build
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
+TORSO, HEAD, ABDOMEN = "ct_torso_3mm.nii.gz", "ct_head_angio.nii.gz", "ct_abdomen_3mm.nii.gz"
+ABDOMEN_LABELS = "ct_abdomen_3mm_labels.nii.gz"
+#: Slices of the torso that are trained on; those of the abdomen begin at 82.
+TRAINED_SLICES = 80
+TRAIN_SEEDS, HELD_OUT_SEEDS = range(8), range(100, 104)
+SPACING, PATCH = (3.0, 3.0, 3.0), (32, 32, 32)
+CROPS = 15
+CHANCE = 1 / (2 * CROPS - 1)
+TRAINING: dict[str, Any] = {
+    "epochs": 12,
+    "iterations": 40,
+    "batch_size": 2,
+    "learning_rate": 0.001,
+    "warmup_epochs": 1,
+    "patches_at_once": None,
+    "monitor_iterations": 5,
+    "num_workers": 1,
+    "network_def::init_filters": 8,
+    "network_def::blocks_down": [1, 1, 1, 1, 1],
+    "embedding_dim": 128,
+    "patch": list(PATCH),
+    "spacing": list(SPACING),
+}
+#: An iteration is taken apart at the published size of patches, where the loader has most to do.
+STAGES: dict[str, Any] = {
+    **TRAINING,
+    "epochs": 1,
+    "iterations": 8,
+    "patch": [32, 128, 128],
+    "patches_at_once": 2,
+}
+
+
+def prepare(folder: Path, data: Path) -> str:
+    """Write the scans, their datalist and the store."""
+    torso_scan = nib.load(data / TORSO)
+    nib.save(torso_scan.slicer[:, :, :TRAINED_SLICES], folder / "torso.nii.gz")
+    (folder / "head.nii.gz").symlink_to(data / HEAD)
+    training = ["torso.nii.gz", "head.nii.gz"]
+    for seed in TRAIN_SEEDS:
+        training.append(f"phantom_{seed}.nii.gz")
+        save(torso(seed), folder / training[-1])
+    held_out = []
+    for seed in HELD_OUT_SEEDS:
+        names = {"image": f"held_out_{seed}.nii.gz", "label": f"held_out_{seed}_labels.nii.gz"}
+        save(torso(seed), folder / names["image"], folder / names["label"])
+        held_out.append(names)
+    real = {"image": str(data / ABDOMEN), "label": str(data / ABDOMEN_LABELS)}
+    content = {
+        "training": [{"image": name} for name in training],
+        "validation": held_out,
+        "test": [real, held_out[0]],
+    }
+    datalist = folder / "datalist.json"
+    datalist.write_text(json.dumps(content))
+    only = folder / "training.json"
+    only.write_text(json.dumps({"training": content["training"]}))
+    # the head has its background masked, which a training can live with
+    build(
+        str(only),
+        str(folder / "store"),
+        "pretraining",
+        spacing=SPACING,
+        workers=1,
+        input_check="warn",
+    )
+    return str(datalist)
+
+
+def arguments(folder: Path, name: str, **overrides: Any) -> dict[str, Any]:
+    configs = [str(BUNDLE / "configs" / file) for file in ("train.json", "store.yaml")]
+    return {
+        "config_file": configs,
+        "bundle_root": str(BUNDLE),
+        "store": str(folder / "store"),
+        "output_dir": str(folder / name),
+        "ckpt_dir": str(folder / name),
+        **TRAINING,
+        **overrides,
+    }
+
+
+def train(folder: Path, seed: int) -> tuple[Path, float, list[float]]:
+    """Pretrain as a user does; checkpoint, seconds, and top-1 accuracy of each epoch."""
+    name = f"seed_{seed}"
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(arguments(folder, name, seed=seed)))
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
+    subprocess.run(command, cwd=folder, check=True)
+    seconds = time.perf_counter() - start
+    points: dict[int, float] = {}
+    for path in (folder / name / "tensorboard").iterdir():
+        events = EventAccumulator(str(path)).Reload()
+        if "top1" in events.Tags()["scalars"]:
+            points.update({e.step: e.value for e in events.Scalars("top1")})
+    length = TRAINING["iterations"]
+    of_epoch = defaultdict(list)
+    for step in sorted(points):
+        of_epoch[(step - 1) // length].append(points[step])
+    checkpoint = folder / f"{name}.pt"
+    checkpoint.write_bytes((folder / name / "last.pt").read_bytes())
+    return checkpoint, seconds, [statistics.mean(of_epoch[epoch]) for epoch in sorted(of_epoch)]
+
+
+def distances(folder: Path, datalist: str, split: str) -> tuple[list[float], list[float]]:
+    """Median distance in mm of each trained and of each random encoder."""
+    checkpoints = [str(path) for path in sorted(folder.glob("seed_*.pt"))]
+    out = folder / f"probe_{split}"
+    print(
+        probe(
+            checkpoints,
+            datalist,
+            split=split,
+            out=str(out),
+            spacing=SPACING,
+            patch=PATCH,
+            progress=False,
+        )
+    )
+    found = json.loads((out / "probe.json").read_text())
+    ours, random = ([e["median_mm"] for e in found[k]] for k in ("checkpoints", "random"))
+    return ours, random
+
+
+def stages(folder: Path) -> None:
+    """Print the share of an iteration that each stage takes, as JSON on the last line."""
+    options = arguments(folder, "stages", **STAGES)
+    configs, root = options.pop("config_file"), options.pop("bundle_root")
+    workflow = ConfigWorkflow(
+        config_file=configs,
+        workflow_type="train",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=False,
+        bundle_root=root,
+        **options,
+    )
+    workflow.initialize()
+    trainer = workflow.trainer
+    spent: dict[str, list[float]] = defaultdict(list)
+    clock = [time.perf_counter()]
+
+    def ends(stage: str) -> Any:
+        def note(_engine: Any) -> None:
+            now = time.perf_counter()
+            spent[stage].append(now - clock[0])
+            clock[0] = now
+
+        return note
+
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, ends("loading"))
+    trainer.add_event_handler(IterationEvents.FORWARD_COMPLETED, ends("forward"))
+    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, ends("loss"))
+    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, ends("backward"))
+    trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, ends("optimizer"))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, ends("monitoring"))
+    workflow.run()
+    # the first iteration waits for the first batch, and warms up
+    print(json.dumps({stage: statistics.median(times[1:]) for stage, times in spent.items()}))
+
+
+def stage_rows(folder: Path) -> list[Row]:
+    command = [sys.executable, __file__, "--stages", str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds: Mapping[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    whole = sum(seconds.values())
+    rows = [Row("iteration", None, whole, None, "s", None)]
+    for stage, value in seconds.items():
+        target = "<= 5" if stage == "loading" else None
+        rows.append(Row(f"iteration: {stage}", None, 100 * value / whole, None, "%", target))
+    return rows
+
+
+def learning_rows(folder: Path, data: Path, seeds: int) -> tuple[list[Row], dict[str, Any]]:
+    datalist = prepare(folder, data)
+    runs = [train(folder, seed) for seed in range(seeds)]
+    seconds = [run[1] for run in runs]
+    last = [run[2][-1] for run in runs]
+    rows = [
+        Row("training, wall time of all seeds", None, sum(seconds), None, "s", "<= 1200"),
+        Row(
+            "top-1 accuracy in the last epoch",
+            "chance, 1 of 29",
+            statistics.median(last),
+            CHANCE,
+            "",
+            "ratio >= 10",
+        ),
+    ]
+    found: dict[str, Any] = {"top1_by_epoch": [run[2] for run in runs]}
+    for split, title, target in (
+        ("validation", "between held-out phantoms", "ratio >= 1.5"),
+        ("test", "between the held-out real CT and a phantom", None),
+    ):
+        ours, random = distances(folder, datalist, split)
+        found[split] = {"trained_mm": ours, "random_mm": random}
+        figure = f"median distance {title}"
+        peer = "random encoder"
+        row = Row(figure, peer, statistics.median(ours), statistics.median(random), "mm", target)
+        rows.append(row)
+    return rows, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--stages", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stages:
+        stages(options.stages)
+        return
+    if not (options.data / TORSO).exists():
+        sys.exit(f"error: {options.data} has no {TORSO}: pass --data FOLDER")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows, found = learning_rows(folder, options.data.resolve(), options.seeds)
+        rows += stage_rows(folder)
+    report("pretraining", rows, **found, **TRAINING)
+
+
+if __name__ == "__main__":
+    main()
