@@ -220,7 +220,7 @@ def ramp(seed: int) -> tuple[np.ndarray, np.ndarray]:
 class TestProbe:
     def test_the_encoder_that_is_right_is_named(self, tmp_path: Path) -> None:
         data = write_scans(tmp_path, [ramp(seed) for seed in range(2)], SPL)
-        for name, network in (("right", brightness_encoder()), ("wrong", encoder(5))):
+        for name, network in (("right", brightness_encoder()), ("wrong", encoder(0))):
             write_checkpoint(tmp_path / f"{name}.pt", network)
         assert brightness_encoder()(torch.full((1, 1, 16, 16, 16), 0.3))[0, :3].tolist() == (
             pytest.approx([0.3, 1, 0])
@@ -229,14 +229,15 @@ class TestProbe:
         options = {**COARSE, "overlap": 0.625, "random_seeds": 3, "out": str(out)}
         printed = probe([str(tmp_path / "*.pt")], data, **options)
         assert printed.splitlines()[-1].startswith("best: right.pt, median ")
-        assert "better than encoders with random weights" in printed
-        assert "NOT" not in printed
+        assert "inside; below all 3 random encoders (" in printed
         document = json.loads((out / "probe.json").read_text())
         right = document["checkpoints"][0]
         step_mm = 6 * 3
         assert right["median_mm"] <= document["limits"]["nearest window"]["median_mm"] + step_mm / 2
         assert document["random_median_mm"][0] > right["median_mm"] + step_mm
         assert [one["name"] for one in document["checkpoints"]] == ["right.pt", "wrong.pt"]
+        printed = probe([str(tmp_path / "wrong.pt")], data, **options)
+        assert "inside; NOT below all 3 random encoders (" in printed
 
     def test_files(self, data: str, checkpoint: str, tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "epoch_0020.pt", encoder(8))

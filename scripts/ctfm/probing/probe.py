@@ -93,6 +93,9 @@ def probe(
     The query is the patch around an organ's centre of mass; the answer, in another scan, is the
     window whose embedding has the largest cosine to the query's. Scans are held in memory.
 
+    Random encoders differ by seed, often as much as epochs do: of three and one more, any is below
+    the other three in one case of four. Compare with more of them before trusting a small lead.
+
     Args:
         checkpoints: files, patterns, folders or repository ids.
         data: datalist (JSON) with images and labels.

@@ -71,14 +71,14 @@ class Result:
         return min(medians), max(medians)
 
     def verdict(self) -> str:
-        """One line that names the best checkpoint, and says whether it beats random encoders."""
+        """One line that names the best checkpoint, and where it stands beside random encoders."""
         candidate, scores = self.checkpoints[0]
         low, high = self.random_band()
-        better = scores[0].median_mm < low
+        place = "below" if scores[0].median_mm < low else "NOT below"
         return (
             f"best: {candidate.name}, median {scores[0].median_mm:.1f} mm, "
-            f"{scores[0].inside:.0%} inside; {'' if better else 'NOT '}better than encoders with "
-            f"random weights ({low:.1f} to {high:.1f} mm)"
+            f"{scores[0].inside:.0%} inside; {place} all {len(self.random)} random encoders "
+            f"({low:.1f} to {high:.1f} mm)"
         )
 
 
