@@ -77,7 +77,7 @@ class TrainingProgress:
 
     Args:
         evaluator: its key metric is added to the line after an evaluation.
-        monitor: with a `summary` of the epoch that is added to the line.
+        monitor: attached as well; its `summary` of the epoch is added to the line.
     """
 
     def __init__(self, evaluator: Any = None, monitor: Any = None) -> None:
@@ -87,6 +87,8 @@ class TrainingProgress:
 
     def attach(self, engine: Engine) -> None:
         """Draw on rank 0 alone; a log file gets the line, a terminal the bar too."""
+        if self.monitor is not None:
+            self.monitor.attach(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         if idist.get_rank() == 0:

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 class ThroughputMonitor:
     """Images per second, and the share of the time that the trainer waits for a batch.
 
-    Both are this process's own. Give it to `TrainingProgress`, which adds `summary` to its line.
+    Both are this process's own. Give it to `TrainingProgress`, which attaches it and adds `summary`
+    to its line.
 
     Args:
         log_dir: folder of the TensorBoard files.
