@@ -5,7 +5,7 @@ part of a torso, a head) and phantoms. Then `ctfm.probing.probe` looks for organ
 did not train on, against encoders with random weights: among phantoms, and between a phantom and
 the real CT's upper part, which was held out. Last, an iteration is taken apart.
 
-    make bench NAME=pretraining ARGS="--data FOLDER [--seeds 2]"
+    make bench NAME=pretraining ARGS="--data FOLDER [--seeds 3]"
 
 FOLDER holds ct_torso_3mm.nii.gz, ct_abdomen_3mm.nii.gz with its labels (30 slices of that torso,
 above those trained on) and ct_head_angio.nii.gz.
@@ -52,7 +52,7 @@ TRAINING: dict[str, Any] = {
     "batch_size": 2,
     "learning_rate": 0.001,
     "warmup_epochs": 1,
-    "patches_at_once": None,
+    "patches_at_once": 10,
     "monitor_iterations": 5,
     "num_workers": 1,
     "network_def::init_filters": 8,
@@ -244,7 +244,7 @@ def learning_rows(folder: Path, data: Path, seeds: int) -> tuple[list[Row], dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--stages", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stages:
