@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ctfm.errors import UserError
+from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
 from ctfm.hounsfield import value_problem
 
 __all__ = ["check_ct", "check_label"]
@@ -17,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 #: Fewer slices along any axis than this are a slice or a scout, not a volume.
 MIN_SLICES = 8
-#: A voxel of the label may lie this far from its image's: what headers round, not another grid.
-AFFINE_TOLERANCE_MM = 0.5
 
 
 def check_ct(image: Any, path: str, input_check: str = "error") -> None:
@@ -63,10 +62,7 @@ def check_label(label: Any, path: str, shape: tuple[int, ...], affine: Any) -> N
         raise UserError(
             f"{path}: has {found} channels and voxels, its image {(1, *shape)}: give its own label"
         )
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
-    difference = np.asarray(label.affine, dtype=float) - np.asarray(affine, dtype=float)
-    apart = difference[:3, :3] @ corners + difference[:3, 3:]
-    distance = float(np.linalg.norm(apart, axis=0).max())  # which a corner has
+    distance = farthest_corner_mm(shape, label.affine, affine)
     if not distance <= AFFINE_TOLERANCE_MM:
         raise UserError(
             f"{path}: its voxels lie up to {distance:.3g} mm from its image's: give its own label"

@@ -22,8 +22,8 @@ SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "ctfm"
 
 FOUNDATION = {
-    "ctfm", "ctfm.classes", "ctfm.contract", "ctfm.errors", "ctfm.files", "ctfm.hounsfield",
-    "ctfm.workers",
+    "ctfm", "ctfm.classes", "ctfm.contract", "ctfm.errors", "ctfm.files", "ctfm.grids",
+    "ctfm.hounsfield", "ctfm.workers",
 }  # fmt: skip
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.

@@ -80,6 +80,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("phantom.head", ["ct.nii.gz"]),
         ("phantom.dataset", ["folder"]),
         ("datalist.totalsegmentator", ["--root", ".", "--out", "x.json"]),
+        ("datalist.msd", ["--root", ".", "--out", "x.json"]),
         ("datalist.ct", ["--root", ".", "--out", "x.json"]),
         ("datalist.idc", ["--out", "folder"]),
         ("dicom.convert", ["folder", "--out", "folder"]),

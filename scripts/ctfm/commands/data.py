@@ -24,6 +24,18 @@ class Datalist:
 
         print(call(totalsegmentator, str(root), str(out), **options))
 
+    def msd(self, root: str, out: str, **options: Any) -> None:
+        """Check a CT task of the Medical Segmentation Decathlon and list its cases with folds.
+
+        Args:
+            root: folder that holds the task's folder, or the task's folder.
+            out: datalist to write (JSON).
+            options: task, folds, fold, splits, patient, seed, workers, skip_bad.
+        """
+        from ctfm.datalists.msd import msd
+
+        print(call(msd, str(root), str(out), **options))
+
     def ct(self, root: str, out: str, **options: Any) -> None:
         """List the CTs of any tree, NIfTI, NRRD, MHA or DICOM, for self-supervised pretraining.
 

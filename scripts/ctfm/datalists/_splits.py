@@ -6,15 +6,16 @@ import csv
 import json
 import math
 import re
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctfm.datalists.datalist import PARTS
+from ctfm.datalists.datalist import PARTS, refuse
 from ctfm.errors import UserError
 from ctfm.files import sha256
 
@@ -57,6 +58,36 @@ class Split:
         else:
             self.parts[part].append(subject)
 
+    def settle(
+        self, found: Mapping[str, Sequence[str]], skip_bad: bool, outcome: str, advice: str
+    ) -> set[str]:
+        """Subjects to leave out, if the user wants that; otherwise any problem ends the run.
+
+        Args:
+            found: subject -> what was found to be wrong with its files.
+            skip_bad: list the problems on stderr and go on.
+            outcome: as `refuse` takes it.
+            advice: as `refuse` takes it.
+
+        Raises:
+            UserError: there are problems, and they are not to be left out.
+        """
+        for subject, texts in found.items():
+            if texts:
+                self.problems[subject].extend(texts)
+        lines = self.lines()
+        if not skip_bad:
+            refuse(lines, outcome, advice)
+        for line in lines:
+            print(f"left out: {line}", file=sys.stderr)
+        return set(self.problems)
+
+    def lines(self) -> list[str]:
+        """The problems, one line each."""
+        return [
+            f"{where}: {text}" for where in sorted(self.problems) for text in self.problems[where]
+        ]
+
 
 def read_meta(path: Path) -> Split:
     """Read the split column of the release's ``meta.csv`` (train, val, test).
@@ -98,13 +129,20 @@ def _check_columns(path: Path, found: list[str]) -> None:
     )
 
 
-def read_split_file(path: Path, fold: int | None = None) -> Split:
+def read_split_file(
+    path: Path,
+    fold: int | None = None,
+    subject_of: Callable[[Path, Mapping[str, Any]], str] | None = None,
+    draw: bool = True,
+) -> Split:
     """Read a split file in the format of VISTA3D's: ``training`` (with ``fold``) and ``testing``.
 
     Args:
         path: the JSON file. Entries name a subject by their image, such as ``s0011/ct.nii.gz``.
         fold: the fold of the training entries that validates; None: the file's ``validation``
             list, or, without one, the subjects that `ct_fm_validation` draws.
+        subject_of: the subject that an entry of this file names; None: TotalSegmentator's.
+        draw: False: without a fold and a validation list, none validates.
 
     Raises:
         UserError: the file is missing or has another format, or there is no such fold.
@@ -116,10 +154,12 @@ def read_split_file(path: Path, fold: int | None = None) -> Split:
         "test": _entries(path, content, "testing") or _entries(path, content, "test"),
     }
     split = Split()
-    pairs = [(part, _subject(path, e), e) for part, rows in lists.items() for e in rows]
+    name = subject_of or _subject
+    pairs = [(part, name(path, e), e) for part, rows in lists.items() for e in rows]
     split.folds = {subject: int(e["fold"]) for _, subject, e in pairs if "fold" in e}
     training = list(dict.fromkeys(subject for part, subject, _ in pairs if part == "training"))
-    validating, how = _validation(path, training, split.folds, fold, bool(lists["validation"]))
+    listed = bool(lists["validation"])
+    validating, how = _validation(path, training, split.folds, fold, listed, draw)
     for part, subject, _ in pairs:
         moved = part == "training" and subject in validating
         split.add("validation" if moved else part, subject)
@@ -128,7 +168,12 @@ def read_split_file(path: Path, fold: int | None = None) -> Split:
 
 
 def _validation(
-    path: Path, training: list[str], folds: Mapping[str, int], fold: int | None, listed: bool
+    path: Path,
+    training: list[str],
+    folds: Mapping[str, int],
+    fold: int | None,
+    listed: bool,
+    draw: bool,
 ) -> tuple[set[str], str]:
     """The training subjects that validate, and in words which ones they are."""
     if fold is not None:
@@ -139,6 +184,8 @@ def _validation(
         return chosen, f"fold {fold}"
     if listed:
         return set(), "the validation list"
+    if not draw:
+        return set(), "none"
     return ct_fm_validation(training), "the draw of CT-FM's published code"
 
 

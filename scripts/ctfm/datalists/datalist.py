@@ -13,7 +13,7 @@ from typing import Any
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 
-__all__ = ["PARTS", "nested_subset", "refuse", "write_datalist"]
+__all__ = ["PARTS", "assign_folds", "nested_subset", "refuse", "write_datalist"]
 
 #: Lists of a datalist, under the keys that `monai.data.load_decathlon_datalist` is asked for.
 PARTS = ("training", "validation", "test")
@@ -62,6 +62,32 @@ def nested_subset(
 
 def _draw(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+
+
+def assign_folds(patients: Iterable[str], folds: int, seed: int = 0) -> dict[str, int]:
+    """Deal patients out to folds whose sizes differ by one at most.
+
+    Patients are ordered as `nested_subset` orders them, and dealt out in turn.
+
+    Args:
+        patients: names, in any order; a name that comes twice is one patient.
+        folds: how many folds.
+        seed: another seed gives other folds.
+
+    Returns:
+        Patient -> fold, from 0.
+
+    Raises:
+        UserError: `folds` is below 2, or above the number of patients.
+    """
+    names = set(patients)
+    whole = isinstance(folds, int) and not isinstance(folds, bool)
+    if not whole or not 2 <= folds <= len(names):
+        raise UserError(
+            f"folds is {folds!r}: give a whole number from 2 to {len(names)}, as many as patients"
+        )
+    ordered = sorted(names, key=lambda name: _draw(seed, name))
+    return {name: place % folds for place, name in enumerate(ordered)}
 
 
 def refuse(problems: Sequence[str], outcome: str, advice: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctfm import __version__
 from ctfm.classes import TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2, ClassGroup, class_group
-from ctfm.datalists._masks import Case, Outcome, merge_all
+from ctfm.datalists._masks import Case, merge_all
 from ctfm.datalists._splits import Split, read_meta, read_split_file
 from ctfm.datalists.datalist import PARTS, nested_subset, refuse, write_datalist
 from ctfm.errors import UserError
@@ -89,7 +89,12 @@ def totalsegmentator(
         for subject in sorted(chosen[part])
     }
     outcomes = merge_all(list(cases.values()), workers)
-    bad = _settle(split, outcomes, skip_bad)
+    bad = split.settle(
+        {outcome.subject: outcome.problems for outcome in outcomes},
+        skip_bad,
+        "no datalist was written (label files that were merged are kept)",
+        "Repair them, or leave these subjects out with --skip_bad",
+    )
     kept = {part: [cases[s] for s in subjects if s not in bad] for part, subjects in chosen.items()}
     if not kept["training"]:
         raise UserError(f"no training subject is left in {root}: no datalist was written")
@@ -166,7 +171,7 @@ def _subjects_on_disk(split: Split, root: Path, folders: set[str]) -> dict[str, 
         _say(f"note: {len(unlisted)} subject folders are not in the split ({min(unlisted)}, …)")
     present = {part: [s for s in split.parts[part] if s not in split.problems] for part in PARTS}
     if not present["training"]:
-        refuse(_lines(split), "no datalist was written", "Give the split of this release")
+        refuse(split.lines(), "no datalist was written", "Give the split of this release")
         raise UserError(f"no training subject in the split of {root}: no datalist was written")
     return present
 
@@ -180,29 +185,6 @@ def _case(root: Path, subject: str, classes: ClassGroup, labels: AnyPath | None)
         masks={i: folder / MASKS / f"{TOTALSEGMENTATOR_V2[i]}.nii.gz" for i in classes.v2_ids},
         label=beside if labels is None else Path(labels) / f"{subject}_{classes.name}.nii.gz",
     )
-
-
-def _settle(split: Split, outcomes: Iterable[Outcome], skip_bad: bool) -> set[str]:
-    """Subjects to leave out, if the user wants that; otherwise any problem ends the run."""
-    for outcome in outcomes:
-        if outcome.problems:
-            split.problems[outcome.subject].extend(outcome.problems)
-    lines = _lines(split)
-    if not skip_bad:
-        refuse(
-            lines,
-            "no datalist was written (label files that were merged are kept)",
-            "Repair them, or leave these subjects out with --skip_bad",
-        )
-    for line in lines:
-        _say(f"left out: {line}")
-    return set(split.problems)
-
-
-def _lines(split: Split) -> list[str]:
-    return [
-        f"{where}: {text}" for where in sorted(split.problems) for text in split.problems[where]
-    ]
 
 
 def _entry(case: Case, root: Path, folds: Mapping[str, int]) -> dict[str, Any]:
