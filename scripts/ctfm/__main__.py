@@ -34,6 +34,18 @@ class Commands:
 
         print(call(probing.probe, checkpoints, str(data), **options))
 
+    def lesions(self, predictions: str, references: str, **options: Any) -> None:
+        """Count the tumours that were found, and the findings that are none.
+
+        Args:
+            predictions: folder of label maps (NIfTI), or one file.
+            references: the same, called as the scans are.
+            options: out, class_id, min_overlap, seed, resamples, workers.
+        """
+        from ctfm import lesions
+
+        print(call(lesions.lesions, str(predictions), str(references), **options))
+
     def pack(self, bundle: str, out: str = "dist", **options: Any) -> None:
         """Zip a bundle with a copy of this package, as the Model Zoo serves it.
 

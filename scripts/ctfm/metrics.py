@@ -8,46 +8,25 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from ctfm.class_scores import NSD_TOLERANCE_MM, ClassScore, segmentation_scores
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
+from ctfm.intervals import CONFIDENCE, Estimate, estimate_mean, mean
+from ctfm.tables import align, as_json, cell, number
 
 __all__ = [
     "ClassScore", "Estimate", "Row", "Summary",
     "format_table", "segmentation_scores", "summarise", "write_report",
 ]  # fmt: skip
 
-CONFIDENCE = 0.95
-#: An interval over one or two cases would only look like one.
-MIN_CASES_FOR_INTERVAL = 3
 METRICS = ("dice", "asd_mm", "hd95_mm", "nsd")
 NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over cases.
-
-    Attributes:
-        mean: nan where no case has a value.
-        cases: how many cases have a value.
-        interval: 95 % bootstrap interval over cases; None below three cases.
-    """
-
-    mean: float
-    cases: int
-    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +91,7 @@ def summarise(
         values = {metric: [getattr(s, metric) for s in mine] for metric in METRICS}
         count = sum(s.reference_ml > 0 for s in mine)
         rows.append(_row(class_id, names[class_id], count, mine, values, seed, resamples))
-    values = {m: [_mean(getattr(s, m) for s in case) for case in cases.values()] for m in METRICS}
+    values = {m: [mean(getattr(s, m) for s in case) for case in cases.values()] for m in METRICS}
     count = sum(any(s.reference_ml > 0 for s in case) for case in cases.values())
     overall = _row(None, "all classes", count, scores, values, seed, resamples)
     return Summary(len(cases), overall, rows, nsd_tolerance_mm, seed, resamples)
@@ -128,28 +107,8 @@ def _row(
     resamples: int,
 ) -> Row:
     missed, spurious = sum(s.missed for s in scores), sum(s.spurious for s in scores)
-    estimates = {metric: _estimate(values[metric], seed, resamples) for metric in METRICS}
+    estimates = {metric: estimate_mean(values[metric], seed, resamples) for metric in METRICS}
     return Row(class_id, name, cases, missed, spurious, estimates)
-
-
-def _mean(values: Iterable[float]) -> float:
-    present = [v for v in values if not math.isnan(v)]
-    return math.fsum(present) / len(present) if present else NAN
-
-
-def _estimate(values: Sequence[float], seed: int, resamples: int) -> Estimate:
-    present = [v for v in values if not math.isnan(v)]
-    if len(present) < MIN_CASES_FOR_INTERVAL:
-        return Estimate(_mean(present), len(present), None)
-    found = stats.bootstrap(
-        (present,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(seed),  # SciPy below 1.15 does not know `rng`
-    ).confidence_interval
-    return Estimate(_mean(present), len(present), (float(found.low), float(found.high)))
 
 
 def write_report(
@@ -176,11 +135,10 @@ def write_report(
         ctfm.errors.UserError: there are no cases, or the folder cannot be written to.
     """
     summary = summary or summarise(cases)
-    document = _finite(_document(summary, settings or {}))
     contents = {
         "metrics_cases.csv": _csv(_case_table(cases)),
         "metrics_summary.csv": _csv(_summary_table(summary)),
-        "metrics.json": json.dumps(document, indent=4, allow_nan=False, default=str) + "\n",
+        "metrics.json": as_json(_document(summary, settings or {})),
     }
     for name, text in contents.items():
         with atomic_path(Path(output_dir) / name) as path:
@@ -211,14 +169,8 @@ def _summary_table(summary: Summary) -> list[list[Any]]:
 
 def _csv(table: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_cell(v) for v in row] for row in table)
+    csv.writer(text, lineterminator="\n").writerows([cell(v) for v in row] for row in table)
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else ""
-    return value
 
 
 def _document(summary: Summary, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,15 +191,6 @@ def _document(summary: Summary, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """`value` with null where JSON has no number."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def format_table(summary: Summary, limit: int | None = None) -> str:
     """The summary for a terminal: all classes together first, then each class by its id.
 
@@ -264,9 +207,7 @@ def format_table(summary: Summary, limit: int | None = None) -> str:
         (*titles, f"NSD {summary.nsd_tolerance_mm:g} mm"),
         *(_table_line(row) for row in (summary.overall, *shown)),
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(_pad(line, widths)) for line in lines]
-    text.insert(1, "-" * len(text[0]))
+    text = align(lines)
     for count, what in (
         (len(present) - len(shown), "more classes"),
         (len(summary.classes) - len(present), "classes in no reference and no prediction"),
@@ -275,18 +216,10 @@ def format_table(summary: Summary, limit: int | None = None) -> str:
     return "\n".join(text)
 
 
-def _pad(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
-
-
 def _table_line(row: Row) -> tuple[str, ...]:
     dice, asd, hd95, nsd = (row.estimates[metric] for metric in METRICS)
     interval = "{:.3f} to {:.3f}".format(*dice.interval) if dice.interval else "-"
     name = row.name if row.class_id is None else f"{row.class_id:>3} {row.name}"
     counts = str(row.cases), str(row.missed), str(row.spurious)
-    distances = _number(asd.mean, 2), _number(hd95.mean, 2)
-    return name, *counts, _number(dice.mean, 3), interval, *distances, _number(nsd.mean, 3)
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    distances = number(asd.mean, 2), number(hd95.mean, 2)
+    return name, *counts, number(dice.mean, 3), interval, *distances, number(nsd.mean, 3)

@@ -23,7 +23,7 @@ PACKAGE = SCRIPTS / "ctfm"
 
 FOUNDATION = {
     "ctfm", "ctfm.classes", "ctfm.contract", "ctfm.errors", "ctfm.files", "ctfm.grids",
-    "ctfm.hounsfield", "ctfm.workers",
+    "ctfm.hounsfield", "ctfm.intervals", "ctfm.tables", "ctfm.workers",
 }  # fmt: skip
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.
@@ -146,6 +146,10 @@ class TestArrows:
             "ctfm.scan_checks", "ctfm.transforms",
             *of("ctfm.embedding", "ctfm.probing", "ctfm.weights"),
         }  # fmt: skip
+
+    @pytest.mark.parametrize("module", of("ctfm.lesions"))
+    def test_lesions_rest_on_label_maps(self, module: str) -> None:
+        assert own(module) <= FOUNDATION | {"ctfm.label_maps", *of("ctfm.lesions")}
 
     @pytest.mark.parametrize("module", of("ctfm.networks", "ctfm.inferers", "ctfm.transforms"))
     def test_building_blocks_know_no_training(self, module: str) -> None:

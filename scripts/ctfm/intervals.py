@@ -1,0 +1,93 @@
+"""Means and ratios over cases, with 95 % bootstrap intervals; nan means that there is no value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["CONFIDENCE", "Estimate", "estimate_mean", "estimate_ratio", "mean"]
+
+CONFIDENCE = 0.95
+#: An interval over one or two cases would only look like one.
+MIN_CASES_FOR_INTERVAL = 3
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a ratio of sums, over cases.
+
+    Attributes:
+        mean: nan where no case has a value.
+        cases: how many cases have a value.
+        interval: 95 % bootstrap interval over cases; None below three cases.
+    """
+
+    mean: float
+    cases: int
+    interval: tuple[float, float] | None
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the values that are not nan; nan where there are none."""
+    present = [v for v in values if not math.isnan(v)]
+    return math.fsum(present) / len(present) if present else NAN
+
+
+def estimate_mean(values: Sequence[float], seed: int, resamples: int) -> Estimate:
+    """Mean over cases.
+
+    Args:
+        values: one a case; nan: the case has none.
+        seed: of the resampling.
+        resamples: bootstrap resamples (percentile method).
+    """
+    present = [v for v in values if not math.isnan(v)]
+    return Estimate(mean(present), len(present), _interval((present,), np.mean, seed, resamples))
+
+
+def estimate_ratio(
+    parts: Sequence[float], wholes: Sequence[float], seed: int, resamples: int
+) -> Estimate:
+    """Sum of the parts by the sum of the wholes, such as lesions found by lesions there.
+
+    What is counted within one case hangs together, so whole cases are resampled.
+
+    Args:
+        parts: one a case, such as the lesions that were found.
+        wholes: one a case, such as the lesions there are; cases with 0 say nothing.
+        seed: of the resampling.
+        resamples: bootstrap resamples (percentile method).
+    """
+    pairs = [(part, whole) for part, whole in zip(parts, wholes, strict=True) if whole > 0]
+    if not pairs:
+        return Estimate(NAN, 0, None)
+    above, below = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
+    found = _interval((above, below), _ratio, seed, resamples)
+    return Estimate(float(above.sum() / below.sum()), len(pairs), found)
+
+
+def _ratio(parts: Any, wholes: Any, axis: int = -1) -> Any:
+    return parts.sum(axis=axis) / wholes.sum(axis=axis)
+
+
+def _interval(
+    samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int, resamples: int
+) -> tuple[float, float] | None:
+    if len(samples[0]) < MIN_CASES_FOR_INTERVAL:
+        return None
+    found = stats.bootstrap(
+        samples,
+        statistic,
+        paired=len(samples) > 1,
+        n_resamples=resamples,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        random_state=np.random.default_rng(seed),  # SciPy below 1.15 does not know `rng`
+    ).confidence_interval
+    return float(found.low), float(found.high)
