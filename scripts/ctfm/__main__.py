@@ -34,6 +34,18 @@ class Commands:
 
         print(call(probing.probe, checkpoints, str(data), **options))
 
+    def compare(self, run_a: str, run_b: str, **options: Any) -> None:
+        """Is one of two runs on the same cases better, and by how much?
+
+        Args:
+            run_a: metrics_cases.csv of an evaluation, or a folder that holds it.
+            run_b: the same, of the other run.
+            options: out, metric, seed, resamples.
+        """
+        from ctfm import comparison
+
+        print(call(comparison.compare, str(run_a), str(run_b), **options))
+
     def lesions(self, predictions: str, references: str, **options: Any) -> None:
         """Count the tumours that were found, and the findings that are none.
 

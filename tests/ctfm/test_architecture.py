@@ -147,6 +147,12 @@ class TestArrows:
             *of("ctfm.embedding", "ctfm.probing", "ctfm.weights"),
         }  # fmt: skip
 
+    @pytest.mark.parametrize("module", of("ctfm.comparison"))
+    def test_comparing_runs_rests_on_the_foundation(self, module: str) -> None:
+        """It reads tables: neither scans nor networks, and no torch."""
+        assert own(module) <= FOUNDATION | set(of("ctfm.comparison"))
+        assert not reachable(module) & {"ignite", "monai", "torch"}
+
     @pytest.mark.parametrize("module", of("ctfm.lesions"))
     def test_lesions_rest_on_label_maps(self, module: str) -> None:
         assert own(module) <= FOUNDATION | {"ctfm.label_maps", *of("ctfm.lesions")}

@@ -87,6 +87,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("weights.inject", ["encoder.pt", "out.pt"]),
         ("pack", ["bundle"]),
         ("probe", ["encoder.pt", "--data", "x.json"]),
+        ("compare", ["a", "b"]),
         ("lesions", ["predictions", "references"]),
     ],
 )
