@@ -31,8 +31,8 @@ def read_datalist(path: str, split: str, base_dir: str) -> list[Row]:
     file = Path(path)
     if not file.is_file():
         raise UserError(
-            f"{path}: no such datalist: make one with `ctfm datalist totalsegmentator --root DIR "
-            f"--out {path}`, or pass --datalist FILE and --dataset_dir DIR"
+            f"{path}: no such datalist: make one with `ctfm datalist` (ct for any scans, "
+            "totalsegmentator, …), or pass --datalist FILE and --dataset_dir DIR"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
