@@ -7,7 +7,7 @@ from typing import Any
 
 import fire
 
-from ctfm.commands import Datalist, Dicom, Phantom, Store, Weights, call
+from ctfm.commands import Auto3DSeg, Datalist, Dicom, Phantom, Store, Weights, call
 from ctfm.errors import explain_in_one_line
 
 
@@ -15,6 +15,7 @@ class Commands:
     """CT-FM as MONAI bundles: weights, data and packing; training and inference run by MONAI."""
 
     def __init__(self) -> None:
+        self.auto3dseg = Auto3DSeg()
         self.weights = Weights()
         self.datalist = Datalist()
         self.dicom = Dicom()

@@ -28,9 +28,9 @@ FOUNDATION = {
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.
 TOP = {
-    "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.calling",
-    "ctfm.commands.data", "ctfm.commands.weights", "ctfm.config_checks", "ctfm.config_contract",
-    "ctfm.release",
+    "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.auto3dseg",
+    "ctfm.commands.calling", "ctfm.commands.data", "ctfm.commands.weights",
+    "ctfm.config_checks", "ctfm.config_contract", "ctfm.release",
 }  # fmt: skip
 
 
@@ -156,6 +156,19 @@ class TestArrows:
     @pytest.mark.parametrize("module", of("ctfm.lesions"))
     def test_lesions_rest_on_label_maps(self, module: str) -> None:
         assert own(module) <= FOUNDATION | {"ctfm.label_maps", *of("ctfm.lesions")}
+
+    @pytest.mark.parametrize("module", of("ctfm.auto3dseg"))
+    def test_auto3dseg_rests_on_what_bundles_name(self, module: str) -> None:
+        """It composes what configs compose; the command line alone is above it."""
+        assert own(module) <= FOUNDATION | {
+            "ctfm.batchnorm", "ctfm.checkpointing", "ctfm.evaluators", "ctfm.handlers",
+            "ctfm.inferers", "ctfm.networks", "ctfm.scans", "ctfm.segmentation",
+            "ctfm.transforms", *of("ctfm.auto3dseg", "ctfm.weights"),
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("module", sorted(MODULES.keys() - TOP - {*of("ctfm.auto3dseg")}))
+    def test_nothing_below_knows_auto3dseg(self, module: str) -> None:
+        assert not own(module) & set(of("ctfm.auto3dseg"))
 
     @pytest.mark.parametrize("module", of("ctfm.networks", "ctfm.inferers", "ctfm.transforms"))
     def test_building_blocks_know_no_training(self, module: str) -> None:

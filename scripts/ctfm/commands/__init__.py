@@ -1,7 +1,8 @@
 """Groups of commands: each parses, calls, prints. Nothing heavy is imported before a call."""
 
+from ctfm.commands.auto3dseg import Auto3DSeg
 from ctfm.commands.calling import call
 from ctfm.commands.data import Datalist, Dicom, Phantom, Store
 from ctfm.commands.weights import Weights
 
-__all__ = ["Datalist", "Dicom", "Phantom", "Store", "Weights", "call"]
+__all__ = ["Auto3DSeg", "Datalist", "Dicom", "Phantom", "Store", "Weights", "call"]

@@ -1,0 +1,226 @@
+"""What cannot work is refused before any training starts: one line, with what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from monai.auto3dseg.utils import datafold_read
+from monai.bundle import ConfigParser
+
+from ctfm.auto3dseg.decisions import is_ct
+from ctfm.auto3dseg.options import DEFAULTS, Options
+from ctfm.auto3dseg.statistics import Statistics
+from ctfm.errors import UserError
+from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
+from ctfm.weights import Weights, read_encoder
+
+__all__ = [
+    "check_fold",
+    "check_grids",
+    "check_input",
+    "check_labels",
+    "check_task",
+    "check_tests",
+    "encoder_of",
+]
+
+logger = logging.getLogger(__name__)
+
+NIFTI = (".nii", ".nii.gz")
+MIN_TRAINING_CASES = 2
+
+
+def check_task(source: Mapping[str, Any], statistics: Statistics, pretrained: Any) -> None:
+    """Is it CT of one channel?
+
+    Args:
+        source: the user's input file.
+        statistics: of the data.
+        pretrained: option of that name.
+
+    Raises:
+        UserError: no.
+    """
+    modality = str(source["modality"])
+    if not is_ct(modality) and pretrained is not None:
+        raise UserError(
+            f"modality is {modality}: CT-FM's encoder has seen CT in Hounsfield units alone; set "
+            "pretrained: null in the input file to train the same network from scratch, each scan "
+            "brought to zero mean and unit variance"
+        )
+    extra = source.get("extra_modalities")
+    several = [case for case in statistics.cases if case.channels != 1]
+    if extra or several:
+        shown = f"extra_modalities {extra}" if extra else f"{several[0].channels} channels"
+        where = "" if extra else f" in {several[0].image}"
+        raise UserError(
+            f"{shown}{where}: CT-FM's encoder takes one channel, the CT; leave the others out of "
+            "the datalist, or use a stock template"
+        )
+
+
+def check_fold(
+    fold: int,
+    training: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    options: Options,
+    statistics: Statistics,
+) -> None:
+    """Has a fold cases on both sides, and every class to learn from?
+
+    Raises:
+        UserError: no. A class that only validation lacks is told, and left out of its mean.
+    """
+    if len(training) < MIN_TRAINING_CASES or not validation:
+        raise UserError(
+            f"fold {fold} has {len(training)} cases to train on and {len(validation)} to validate "
+            f"on: it needs at least {MIN_TRAINING_CASES} and 1; give fewer folds or more cases"
+        )
+    found = {_path(case.image): case.labels for case in statistics.cases}
+    rows = [*training, *validation]
+    missing = [row["image"] for row in rows if _path(row["image"]) not in found]
+    if missing:
+        raise UserError(
+            f"{len(missing)} cases could not be analysed (first: {missing[0]}): see the messages "
+            "of the analysis, or take them out of the datalist"
+        )
+    for part, what in ((training, "train"), (validation, "validate")):
+        present = frozenset(chain.from_iterable(found[_path(row["image"])] for row in part))
+        recipe = options.recipe
+        lacking = [
+            name
+            for name, values in zip(recipe.class_names, recipe.class_index, strict=True)
+            if not present & set(values)
+        ]
+        text = f"fold {fold} has no case of {', '.join(lacking)} to {what} on"
+        if lacking and what == "train":
+            raise UserError(f"{text}: move cases between the folds of the datalist")
+        if lacking:
+            logger.warning("%s: its mean Dice leaves that out", text)
+
+
+def check_labels(options: Options, statistics: Statistics) -> None:
+    """Are all label values in the list of classes?
+
+    Raises:
+        UserError: no; names the first such case.
+    """
+    listed = {0, *chain.from_iterable(options.recipe.class_index)}
+    for case in statistics.cases:
+        if unknown := sorted(case.labels - listed):
+            raise UserError(
+                f"the label of {case.image} holds the value {unknown[0]}, which no class has: "
+                f"class_names stand for {sorted(listed - {0})}; add it, or correct the label"
+            )
+
+
+def check_grids(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Do labels lie on their images' grids? Headers of NIfTI files tell.
+
+    Raises:
+        UserError: a file is missing, has several channels, or another grid than its image.
+    """
+    for row in rows:
+        for key in ("image", "label"):
+            if not isinstance(row.get(key), str):
+                raise UserError(f"the datalist has {key} {row.get(key)!r}: give one path a case")
+            if not Path(row[key]).exists():
+                raise UserError(f"{row[key]}: no such file: check datalist and dataroot")
+        if all(row[key].lower().endswith(NIFTI) for key in ("image", "label")):
+            _check_grid(row["image"], row["label"])
+
+
+def _check_grid(image_path: str, label_path: str) -> None:
+    image: Any = nib.load(image_path)
+    if image.ndim > 3 and math.prod(image.shape[3:]) > 1:
+        raise UserError(
+            f"{image_path}: has {math.prod(image.shape[3:])} channels or time points: CT-FM's "
+            "encoder takes one channel, the CT"
+        )
+    label: Any = nib.load(label_path)
+    if image.shape[:3] != label.shape[:3]:
+        raise UserError(
+            f"{label_path}: has {label.shape} voxels, its image {image.shape}: give its own label"
+        )
+    apart = farthest_corner_mm(image.shape[:3], label.affine, image.affine)
+    if not apart <= AFFINE_TOLERANCE_MM:
+        raise UserError(
+            f"{label_path}: its voxels lie up to {apart:.3g} mm from its image's: give its own "
+            "label"
+        )
+
+
+def check_tests(datalist: str | Path, base: str | Path) -> None:
+    """Say where there is nothing to predict, and refuse test files that are not there.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    rows = json.loads(Path(datalist).read_text(encoding="utf-8")).get("testing")
+    if not rows:
+        logger.warning(
+            "%s: no test files (list 'testing'): the ensemble will predict nothing; "
+            "`ctfm auto3dseg infer` predicts any scan later",
+            datalist,
+        )
+    for row in rows or ():
+        path = row["image"] if isinstance(row, dict) else row
+        if not isinstance(path, str):
+            raise UserError(f"the datalist has test image {path!r}: give one path, the CT")
+        if not (Path(base) / path).exists():
+            raise UserError(f"{Path(base) / path}: no such test file: check datalist and dataroot")
+
+
+def check_input(file: str) -> str:
+    """Look at a task's files without analysing the data: headers, paths, encoder.
+
+    Args:
+        file: input of AutoRunner (YAML or JSON).
+
+    Returns:
+        What was found, in one line.
+
+    Raises:
+        UserError: something cannot work.
+    """
+    source = ConfigParser.load_config_file(file)
+    for key in ("modality", "datalist", "dataroot"):
+        if key not in source:
+            raise UserError(f"{file}: has no {key}: Auto3DSeg needs modality, datalist, dataroot")
+    if not Path(source["datalist"]).is_file():
+        raise UserError(f"{source['datalist']}: no such datalist: check the path in {file}")
+    pretrained = {**DEFAULTS, **source}["pretrained"]
+    check_task(source, Statistics(()), pretrained)
+    lists = ConfigParser.load_config_file(source["datalist"])
+    if not lists.get("training"):
+        raise UserError(f"{source['datalist']}: has no cases in its list 'training'")
+    training, _ = datafold_read(source["datalist"], source["dataroot"], fold=-1)
+    check_grids(training)
+    check_tests(source["datalist"], source["dataroot"])
+    if pretrained is not None:
+        encoder_of(str(pretrained))
+    tests = len(lists.get("testing") or ())
+    return f"{len(training)} cases to train on, {tests} to test on: files and headers are sound"
+
+
+@lru_cache(maxsize=1)
+def encoder_of(pretrained: str) -> Weights:
+    """Read and audit a pretrained encoder; kept, since each fold is checked against it.
+
+    Raises:
+        UserError: there is none, or it is not sound.
+    """
+    return read_encoder(pretrained)
+
+
+def _path(path: Any) -> str:
+    return os.path.realpath(str(path))

@@ -1,0 +1,73 @@
+"""Scores of a network on the validation cases of its fold, each on the grid of its label file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator
+from monai.handlers import MeanDice, from_engine
+from monai.transforms import Compose
+from torch import nn
+
+from ctfm.auto3dseg.building import device_of, inferer, validation_loader
+from ctfm.auto3dseg.inference import MeanProbabilities, checkpoint_of, loaded
+from ctfm.auto3dseg.options import Options
+from ctfm.auto3dseg.transforms import OnOwnGridd
+from ctfm.errors import explain_in_one_line
+
+__all__ = ["run", "segmentation_evaluator"]
+
+
+def segmentation_evaluator(
+    options: Options,
+    network: nn.Module,
+    rows: list[dict[str, Any]],
+    device: torch.device,
+    world_size: int = 1,
+) -> SupervisedEvaluator:
+    """MONAI's evaluator: mean Dice over cases and classes.
+
+    A class that neither label nor prediction of a case has is left out of that case.
+    """
+    recipe = options.recipe
+    loader, image = validation_loader(options, rows, world_size)
+    dice = MeanDice(
+        include_background=recipe.sigmoid,
+        num_classes=None if recipe.sigmoid else 1 + len(recipe.class_names),
+        output_transform=from_engine(["pred", "label"]),
+    )
+    return SupervisedEvaluator(
+        device=device,
+        val_data_loader=loader,
+        network=MeanProbabilities([network], recipe.sigmoid),
+        inferer=inferer(recipe, options["amp"], options["batch_size"]),
+        postprocessing=Compose([OnOwnGridd("pred", image, recipe.sigmoid)]),
+        key_val_metric={"val_mean_dice": dice},
+        amp=False,
+    )
+
+
+def run(config_file: str | list[str], **overrides: Any) -> None:
+    """Score a trained fold's checkpoint on its validation cases, and print the mean Dice.
+
+    Args:
+        config_file: the fold's configs.
+        overrides: options by name.
+
+    Raises:
+        ctfm.errors.UserError: the fold is not trained, or an option has no sense.
+    """
+    explain_in_one_line()
+    logging.basicConfig(level=logging.WARNING)
+    options = Options.read(config_file, overrides)
+    device = device_of(0)
+    network, recipe = loaded(checkpoint_of(options.folder), device)
+    _, validation = options.rows()
+    carried = replace(options, recipe=recipe)
+    evaluator = segmentation_evaluator(carried, network, validation, device)
+    evaluator.run()
+    dice = evaluator.state.metrics["val_mean_dice"]
+    print(f"mean Dice of {len(validation)} cases: {float(dice):.4f}")

@@ -1,0 +1,187 @@
+"""Options of a fold: decisions, above them the user's input file, above that the parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from monai.auto3dseg.utils import datafold_read
+from monai.bundle import ConfigParser
+
+from ctfm.auto3dseg.decisions import named_classes
+from ctfm.auto3dseg.recipe import Recipe
+from ctfm.errors import UserError
+
+__all__ = ["DEFAULTS", "Options", "merge"]
+
+#: Every option with its default; None: decided from the data.
+DEFAULTS: dict[str, Any] = {
+    "pretrained": "project-lighter/ct_fm_feature_extractor",
+    "freeze_epochs": 0,
+    "learning_rate": {"encoder": 2e-4, "decoder": 2e-4},
+    "loader": "monai",
+    "roi_size": None,
+    "spacing": None,
+    "batch_size": None,
+    "num_epochs": None,
+    "num_epochs_per_validation": None,
+    "early_stopping_epochs": None,
+    "class_names": None,
+    "sigmoid": False,
+    "intensity": None,
+    "input_check": None,
+    "flips": None,
+    "overlap": 0.625,
+    "norm_statistics": "batch",
+    "precise_statistics_batches": 50,
+    "weight_decay": 1e-5,
+    "amp": True,
+    "cache": None,
+    "num_workers": None,
+    "seed": 0,
+    "network": None,
+}
+#: What the fold's own file holds beside them.
+FIXED = (
+    "fold",
+    "modality",
+    "ckpt_path",
+    "data_list_file_path",
+    "data_file_base_dir",
+    "class_index",
+)
+#: How the stock templates call them.
+OTHER_NAMES = {"num_images_per_batch": "batch_size", "resample_resolution": "spacing"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a fold, understood and checked.
+
+    Attributes:
+        recipe: what the checkpoint carries.
+        folder: of the fold; relative paths start there.
+        values: all options as they were given.
+    """
+
+    recipe: Recipe
+    folder: Path
+    values: dict[str, Any]
+
+    @classmethod
+    def read(cls, config_file: str | Sequence[str], overrides: Mapping[str, Any]) -> Options:
+        """Read a fold's configs, and put overrides above them.
+
+        Args:
+            config_file: the files in the fold's folder `configs`.
+            overrides: options by name, or nested ids such as ``network::init_filters``.
+
+        Raises:
+            UserError: an option is unknown, or has no sense.
+        """
+        files = [config_file] if isinstance(config_file, str) else list(config_file)
+        folder = Path(files[0]).absolute().parents[1]
+        values = merge(ConfigParser.load_config_files(files), overrides)
+        if "class_names" in overrides and values["class_names"]:
+            named = values["class_names"]
+            values["class_names"], values["class_index"] = named_classes(named, values["sigmoid"])
+        unknown = sorted(values.keys() - DEFAULTS.keys() - set(FIXED))
+        if unknown:
+            raise UserError(f"there is no option {unknown[0]!r}: choose from {', '.join(DEFAULTS)}")
+        options = cls(recipe=Recipe.of(values), folder=folder, values=values)
+        options.check()
+        return options
+
+    def __getitem__(self, name: str) -> Any:
+        """An option as it was given."""
+        return self.values[name]
+
+    def check(self) -> None:
+        """Look at what the recipe does not hold.
+
+        Raises:
+            UserError: an option has no sense.
+        """
+        for name in ("batch_size", "num_epochs", "num_epochs_per_validation"):
+            if not isinstance(self[name], int) or self[name] < 1:
+                raise UserError(f"{name} is {self[name]!r}: give a whole number from 1")
+        if self["loader"] != "monai":
+            raise UserError(f"loader is {self['loader']!r}: only monai is there so far")
+        if not isinstance(self["freeze_epochs"], int) or self["freeze_epochs"] < 0:
+            raise UserError(f"freeze_epochs is {self['freeze_epochs']!r}: give 0 or more")
+        if self["intensity"] != "hu" and self["pretrained"] is not None:
+            raise UserError(
+                "pretrained: CT-FM's encoder has seen CT in Hounsfield units alone, and intensity "
+                f"is {self['intensity']!r}: set pretrained to null to train from scratch"
+            )
+        if min(self.learning_rates) <= 0:
+            raise UserError(f"learning_rate is {self['learning_rate']!r}: give positive numbers")
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Of the encoder and of the decoder; one number is that of both."""
+        given = self["learning_rate"]
+        rates = given if isinstance(given, Mapping) else {"encoder": given, "decoder": given}
+        try:
+            # YAML reads 1e-4 as text
+            return float(rates["encoder"]), float(rates["decoder"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"learning_rate is {given!r}: give a number, or {{encoder: 1e-4, decoder: 2e-4}}"
+            ) from error
+
+    @property
+    def pretrained(self) -> str | None:
+        """The encoder's file as an absolute path, or a Hugging Face id; None: from scratch."""
+        given = self["pretrained"]
+        if given is None:
+            return None
+        inside = self.folder / str(given)
+        return str(inside) if inside.exists() else str(given)
+
+    @property
+    def ckpt_dir(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / str(self["ckpt_path"])
+
+    def rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows to train on and to validate on, paths absolute."""
+        training, validation = datafold_read(
+            datalist=str(self.folder / self["data_list_file_path"]),
+            basedir=os.path.normpath(self.folder / self["data_file_base_dir"]),
+            fold=int(self["fold"]),
+        )
+        return training, validation
+
+    def smaller(self) -> Options | None:
+        """Options that need less memory: half the batch, then smaller crops; None: none left."""
+        batch, recipe = self["batch_size"], self.recipe
+        if batch > 1:
+            return replace(self, values={**self.values, "batch_size": batch // 2})
+        found = recipe.smaller()
+        if found is None:
+            return None
+        values = {**self.values, "roi_size": list(found.roi_size)}
+        return replace(self, recipe=found, values=values)
+
+
+def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Put overrides above values, nested ids (`a::b`, `a#b`) and dictionaries inside them.
+
+    Raises:
+        UserError: a nested id leads nowhere.
+    """
+    parser = ConfigParser(dict(values))
+    for name, value in overrides.items():
+        spelled = OTHER_NAMES.get(name, name)
+        try:
+            present = parser.get(spelled)
+            inside = isinstance(value, Mapping) and isinstance(present, Mapping)
+            parser.set({**present, **value} if inside else value, spelled)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"option {name!r} cannot be set ({error})") from error
+    merged: dict[str, Any] = parser.config
+    return merged

@@ -1,0 +1,101 @@
+"""The config of a fold: decisions from the data, and above them what the user's input file says."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctfm.auto3dseg import decisions
+from ctfm.auto3dseg.options import DEFAULTS, OTHER_NAMES, merge
+from ctfm.auto3dseg.statistics import Statistics
+
+__all__ = ["plan"]
+
+
+def plan(
+    source: Mapping[str, Any],
+    statistics: Statistics,
+    defaults: Mapping[str, Any],
+    folder: Path,
+    fold: int,
+) -> dict[str, Any]:
+    """All options of a fold.
+
+    Args:
+        source: the user's input file.
+        statistics: of the data.
+        defaults: of the template; null is decided here.
+        folder: of the fold; paths inside the work dir become relative to it, so that it can move.
+        fold: number of the fold that is validated on.
+
+    Raises:
+        ctfm.errors.UserError: classes are not understood.
+    """
+    known = DEFAULTS.keys() | OTHER_NAMES.keys()  # the file also holds what is Auto3DSeg's own
+    chosen = {key: value for key, value in source.items() if re.split("::|#", key)[0] in known}
+    values = merge(defaults, chosen)
+    names, index = decisions.classes(statistics, values["class_names"], bool(values["sigmoid"]))
+    values |= {
+        "fold": fold,
+        "modality": str(source["modality"]),
+        "ckpt_path": "model",
+        "data_list_file_path": _portable(source["datalist"], folder),
+        "data_file_base_dir": _portable(source["dataroot"], folder),
+        "class_names": names,
+        "class_index": index,
+        "network": {**decisions.network(), **(values["network"] or {})},
+    }
+    if values["pretrained"] is not None and Path(str(values["pretrained"])).expanduser().exists():
+        values["pretrained"] = _portable(Path(values["pretrained"]).expanduser(), folder)
+    return _decide(values, statistics)
+
+
+def _decide(values: dict[str, Any], statistics: Statistics) -> dict[str, Any]:
+    """Fill what is null, each from what stands before it."""
+    memory, devices = _gpu_memory_gib(), torch.cuda.device_count()
+
+    def fill(name: str, decide: Any, *arguments: Any) -> None:
+        if values.get(name) is None:
+            decided = decide(*arguments)
+            values[name] = list(decided) if isinstance(decided, tuple) else decided
+
+    fill("intensity", decisions.intensity, values["modality"])
+    fill("input_check", lambda kind: "error" if kind == "hu" else "off", values["intensity"])
+    fill("spacing", decisions.spacing, statistics)
+    fill("roi_size", decisions.roi_size, statistics, values["spacing"], memory)
+    fill("batch_size", decisions.batch_size, values["roi_size"], memory)
+    fill("num_epochs", decisions.num_epochs, len(statistics.cases))
+    fill("num_epochs_per_validation", decisions.validation_interval, values["num_epochs"])
+    fill("flips", decisions.flips, values["class_names"])
+    free = _free_memory_bytes()
+    fill("cache", decisions.cache, statistics, values["spacing"], devices, free)
+    return values
+
+
+def _portable(path: str | Path, folder: Path) -> str:
+    """Relative to the fold's folder, if it lies in the work dir or was given relative."""
+    absolute = Path(path).absolute()
+    if Path(path).is_absolute() and not absolute.is_relative_to(folder.parent):
+        return str(absolute)
+    return os.path.relpath(absolute, folder)
+
+
+def _gpu_memory_gib() -> float | None:
+    """Of the smallest GPU; None: there is none."""
+    sizes = [
+        torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
+    ]
+    return min(sizes) / 2**30 if sizes else None
+
+
+def _free_memory_bytes() -> float:
+    """Of this machine; 0 where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return 0.0

@@ -1,0 +1,134 @@
+"""Label maps of any scans by all folds of a work dir together, without Auto3DSeg."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from monai.data import DataLoader
+from monai.transforms import Compose, MapTransform
+
+from ctfm.auto3dseg.building import device_of, image_transforms, inferer
+from ctfm.auto3dseg.inference import MeanProbabilities, checkpoint_of, loaded
+from ctfm.auto3dseg.recipe import Recipe
+from ctfm.auto3dseg.transforms import OnOwnGridd
+from ctfm.errors import UserError
+from ctfm.evaluators import ScanEvaluator
+from ctfm.scans import ScanDataset, collate_scans, find_scans, result_name
+from ctfm.segmentation import SaveSegmentationd
+from ctfm.transforms import MapClassesd
+
+__all__ = ["infer"]
+
+logger = logging.getLogger(__name__)
+
+
+def infer(
+    work_dir: str,
+    inputs: Sequence[str],
+    out: str,
+    overlap: float | None = None,
+    input_check: str | None = None,
+    overwrite: bool = True,
+    preview: bool = True,
+    amp: bool = True,
+) -> str:
+    """Segment scans by the mean of all trained folds.
+
+    Args:
+        work_dir: of AutoRunner, or the folder of one fold.
+        inputs: files, patterns, folders, DICOM series.
+        out: folder for ``NAME_seg.nii.gz``, names and pictures; where classes overlap,
+            ``NAME_CLASS_seg.nii.gz`` for each class.
+        overlap: of neighbouring windows; None: that of the checkpoint.
+        input_check: "error", "warn" or "off": whether scans must look like CT; None: the
+            checkpoint's.
+        overwrite: False leaves out scans whose result is there.
+        preview: write pictures.
+        amp: compute in the fast number format of the device.
+
+    Returns:
+        What was done, for the terminal.
+
+    Raises:
+        UserError: no fold is trained, folds do not fit together, or scans failed.
+    """
+    if not inputs:
+        raise UserError("no input is given: add files, folders or patterns after the work dir")
+    device = device_of(0)
+    networks, recipe = _folds(Path(work_dir).expanduser(), device)
+    changed = {"overlap": overlap, "input_check": input_check}
+    given = {key: value for key, value in changed.items() if value is not None}
+    recipe = Recipe.of({**asdict(recipe), **given})
+    image = Compose(image_transforms(recipe))
+    rows = find_scans(list(inputs), output_dir=out, overwrite=overwrite)
+    loader = DataLoader(ScanDataset(rows, image), batch_size=1, collate_fn=collate_scans)
+    ScanEvaluator(
+        device=device,
+        val_data_loader=loader,
+        network=MeanProbabilities(networks, recipe.sigmoid),
+        inferer=inferer(recipe, amp),
+        postprocessing=Compose(
+            [OnOwnGridd("pred", image, recipe.sigmoid), SaveClassesd(recipe, out, preview)]
+        ),
+        amp=False,
+    ).run()
+    return f"{len(rows)} scans by {len(networks)} folds -> {out}"
+
+
+def _folds(work_dir: Path, device: Any) -> tuple[list[Any], Recipe]:
+    """Networks of all trained folds, and the recipe that they have in common."""
+    folders = [work_dir, *sorted(p for p in work_dir.glob("*") if p.is_dir())]
+    made = [f for f in folders if (f / "configs" / "hyper_parameters.yaml").is_file()]
+    paths = [path for folder in made if (path := checkpoint_of(folder)).is_file()]
+    if not paths:
+        raise UserError(
+            f"{work_dir}: no trained fold: give the work_dir of an AutoRunner whose training has "
+            "ended, or the folder of one fold"
+        )
+    found = [loaded(path, device) for path in paths]
+    first = found[0][1]
+    for path, (_, recipe) in zip(paths, found, strict=True):
+        if replace(recipe, network=first.network, roi_size=first.roi_size) != first:
+            raise UserError(
+                f"{path}: trained with other spacing, intensities or classes than {paths[0]}: "
+                "give the folder of one fold"
+            )
+    logger.info("folds: %s", ", ".join(str(path.parent.parent.name) for path in paths))
+    return [network for network, _ in found], first
+
+
+class SaveClassesd(MapTransform):
+    """Write class numbers as the label values that they stand for; overlapping classes apart.
+
+    Args:
+        recipe: names and values of the classes.
+        output_dir: made where it does not exist.
+        preview: write pictures.
+    """
+
+    def __init__(self, recipe: Recipe, output_dir: str, preview: bool) -> None:
+        super().__init__("pred")
+        self.recipe = recipe
+        self.output_dir = output_dir
+        self.preview = preview
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the data pass through unchanged."""
+        values, names = self.recipe.values, self.recipe.class_names
+        if not self.recipe.sigmoid:
+            numbers = list(range(1, 1 + len(values)))
+            named = dict(zip(values, names, strict=True))
+            self._save(MapClassesd("pred", numbers, values)(data), named)
+            return dict(data)
+        base = result_name(data, "image")
+        for name, mask in zip(names, data["pred"], strict=True):
+            single = {**data, "pred": mask[None], "name": f"{base}_{name.replace(' ', '_')}"}
+            self._save(single, {1: name})
+        return dict(data)
+
+    def _save(self, data: Mapping[Hashable, Any], names: Mapping[int, str]) -> None:
+        SaveSegmentationd("pred", self.output_dir, names, self.preview)(data)
