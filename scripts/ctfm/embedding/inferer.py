@@ -36,7 +36,7 @@ class WindowEmbedder(Inferer):
         sw_batch_size: windows that pass the encoder together.
         inferer: how the encoder is applied to them; None: `AutocastInferer`.
         skip_air: leave out windows that show nothing above -500 HU.
-        progress: show a bar.
+        progress: show a bar, on a terminal.
 
     Raises:
         UserError: patch, overlap or batch size make no sense.
@@ -120,7 +120,7 @@ def embed_windows(
         patch: voxels of a window.
         apply: patches (n, C, *patch) to embeddings (n, F).
         batch_size: largest n.
-        progress: show a bar.
+        progress: show a bar, on a terminal.
 
     Returns:
         (N, F), on the CPU.
@@ -131,7 +131,7 @@ def embed_windows(
     plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
     batches = [starts[i : i + batch_size] for i in range(0, len(starts), batch_size)]
     parts = []
-    for batch in tqdm(batches, unit="batch", leave=False, disable=not progress):
+    for batch in tqdm(batches, unit="batch", leave=False, disable=None if progress else True):
         patches = torch.stack([cut_window(plain, start, patch) for start in batch])
         parts.append(apply(patches).cpu())
     embeddings = torch.cat(parts)
