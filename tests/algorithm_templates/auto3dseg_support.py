@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ TINY: dict[str, Any] = {
 
 
 def make_task(root: Path, cases: int = 4) -> dict[str, Any]:
-    """Write CTs with labels in two folds, and one to test on in another orientation.
+    """Write CTs with labels in two folds, and one to test on, t, in another orientation.
+
+    Its true label, r, is in no list.
 
     Returns:
         An input for AutoRunner.
@@ -49,12 +52,9 @@ def make_task(root: Path, cases: int = 4) -> dict[str, Any]:
         save(hu, root / "data" / f"c{i}.nii.gz")
         save(label, root / "data" / f"l{i}.nii.gz")
         rows.append({"image": f"c{i}.nii.gz", "label": f"l{i}.nii.gz", "fold": i % 2})
-    hu, _ = make_ct(seed=cases)
-    affine = np.diag([3.0, 3.0, 3.0, 1.0]) @ nib.orientations.inv_ornt_aff(
-        nib.orientations.axcodes2ornt("PIR"), hu.shape
-    )
-    turned = hu.transpose(1, 2, 0)[:, ::-1, :36].copy()
-    save(turned, root / "data" / "t.nii.gz", affine)
+    for name, array in zip("tr", make_ct(seed=cases), strict=True):
+        voxels, affine = turned(array)
+        save(voxels, root / "data" / f"{name}.nii.gz", affine)
     lists = {"training": rows, "testing": [{"image": "t.nii.gz"}]}
     (root / "list.json").write_text(json.dumps(lists))
     return {
@@ -64,6 +64,14 @@ def make_task(root: Path, cases: int = 4) -> dict[str, Any]:
         "pretrained": None,
         **TINY,
     }
+
+
+def turned(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A volume of axes RAS in axes PIR, without its last slices, and its affine."""
+    axes = [nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIR")]
+    image = nib.Nifti1Image(array, np.diag([3.0, 3.0, 3.0, 1.0]))
+    found = image.as_reoriented(nib.orientations.ornt_transform(*axes)).slicer[:, :, :36]
+    return np.asarray(found.dataobj), found.affine
 
 
 def runner(work_dir: Path, source: dict[str, Any], **options: Any) -> AutoRunner:
@@ -96,9 +104,9 @@ def make_fold(work: Path, source: dict[str, Any], fold: int = 0) -> CTFMAlgo:
     return algo
 
 
-def narrow_encoder(path: Path) -> SegResEncoder:
+def narrow_encoder(path: Path, blocks: Sequence[int] = (1, 1, 1, 1, 1)) -> SegResEncoder:
     """An encoder that fits the narrow network, saved."""
     torch.manual_seed(3)
-    encoder = SegResEncoder(in_channels=1, init_filters=4, blocks_down=(1, 1, 1, 1, 1))
+    encoder = SegResEncoder(in_channels=1, init_filters=4, blocks_down=tuple(blocks))
     torch.save(encoder.state_dict(), path)
     return encoder

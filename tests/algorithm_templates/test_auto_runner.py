@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +15,31 @@ import torch
 import yaml
 from auto3dseg_support import NARROW, make_task, narrow_encoder, runner
 
+from ctfm.auto3dseg import training
+from ctfm.auto3dseg.inference import InferClass
 from ctfm.auto3dseg.predicting import infer
 from ctfm.auto3dseg.recipe import load_model
+from support import save
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work dir after a whole run, from another folder, with a pretrained encoder."""
-    root = tmp_path_factory.mktemp("auto3dseg")
+    """A work dir after a whole run with a pretrained encoder.
+
+    From another folder, without any Python on PATH, and with a space in the paths.
+    """
+    root = tmp_path_factory.mktemp("auto 3d seg")
     source = make_task(root)
     narrow_encoder(root / "encoder.pt")
     source["pretrained"] = str(root / "encoder.pt")
     source["learning_rate"] = {"encoder": "1e-3", "decoder": 2e-3}
     made = runner(root / "work", source)
     made.set_training_params({"network::dsdepth": 3, "roi_size": [48, 48, 64]})
-    before = Path.cwd()
-    os.chdir(root)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PATH", "/nowhere")
         made.run()
-    finally:
-        os.chdir(before)
-        del os.environ["OMP_NUM_THREADS"]
     return root
 
 
@@ -73,6 +74,20 @@ def test_ensemble_lies_on_the_test_files_own_grid(done: Path) -> None:
     assert set(np.unique(found.dataobj)) <= {0, 1, 3, 5}
 
 
+def test_a_turned_scan_has_the_same_labels(done: Path) -> None:
+    ct = nib.load(done / "data" / "c0.nii.gz")
+    axes = [nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "ASL")]
+    turning = nib.orientations.ornt_transform(*axes)
+    turned = ct.as_reoriented(turning)
+    save(np.asarray(turned.dataobj), done / "turned.nii.gz", turned.affine)
+    configs = [str(done / "work" / "segresnetctfm_0" / "configs" / "hyper_parameters.yaml")]
+    inferer = InferClass(configs)
+    found = [inferer.infer(str(p)).argmax(0) for p in (done / "turned.nii.gz", ct.get_filename())]
+    expected = nib.orientations.apply_orientation(np.asarray(found[1]), turning)
+    assert len(np.unique(expected)) > 1, "else any orientation would do"
+    assert (np.asarray(found[0]) == expected).mean() > 0.99
+
+
 def test_command_predicts_what_the_ensemble_does(done: Path, tmp_path: Path) -> None:
     infer(str(done / "work"), [str(done / "data" / "t.nii.gz")], str(tmp_path), preview=False)
     (result,) = (done / "work" / "ensemble_output").rglob("*.nii.gz")
@@ -101,28 +116,31 @@ def test_making_folds_anew_keeps_earlier_results(done: Path, tmp_path: Path) -> 
     assert (work / "earlier" / "segresnetctfm_0.1" / "model" / "model.safetensors").is_file()
 
 
-def test_a_moved_work_dir_predicts_and_trains_on(done: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_a_moved_work_dir_predicts_and_trains_on(
+    done: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(done, moved)
     fold = moved / "work" / "segresnetctfm_0"
     (moved / "work" / "segresnetctfm_0" / "model" / "progress.yaml").unlink()
     config = (fold / "configs" / "hyper_parameters.yaml").read_text()
     assert str(done / "work") not in config
-    arguments = ["--num_epochs=3", "--network::dsdepth=3", "--roi_size=[48,48,64]"]
-    command = [sys.executable, str(fold / "scripts" / "train.py"), "run"]
-    files = f"--config_file={fold / 'configs' / 'hyper_parameters.yaml'}"
-    process = subprocess.run(
-        [*command, files, *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "resuming after epoch 2" in process.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "_log_to", lambda *_: None)  # it takes pytest's handlers away
+    with caplog.at_level(logging.INFO, logger="ctfm"):
+        training.run(
+            str(fold / "configs" / "hyper_parameters.yaml"),
+            num_epochs=3,
+            roi_size=[48, 48, 64],
+            **{"network::dsdepth": 3},
+        )
+    assert "resuming after epoch 2" in caplog.text
     assert progress(moved)["epoch"] == 3
     assert progress(moved)["encoder"] == progress(done)["encoder"]
+    assert list((fold / "model" / "tensorboard").iterdir())
     infer(str(moved / "work"), [str(moved / "data" / "t.nii.gz")], str(tmp_path / "out"))
     assert (tmp_path / "out" / "t_seg.nii.gz").is_file()

@@ -120,6 +120,7 @@ def of(**options: Any) -> Change:
         (of(network={"norm": "INSTANCE"}), "norm INSTANCE: CT-FM's has 5 and BATCH"),
         (of(network={"blocks_down": [1, 1, 1, 1]}), "4 levels"),
         (of(loader="torch"), "loader is 'torch'"),
+        (of(**{"network::dsdepth": 3}), "network::dsdepth in the input file"),
         (of(learning_rate={"encoder": 0}), "learning_rate"),
         (of(class_names=["a", 3]), "class_names: entry 2 is 3"),
         (of(class_names=[{"name": n, "index": [1, 3, 5]} for n in "ab"]), "sigmoid: true"),

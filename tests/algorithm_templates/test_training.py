@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import pytest
 import torch
-from auto3dseg_support import make_fold, make_task, narrow_encoder
+from auto3dseg_support import NARROW, make_fold, make_task, narrow_encoder
 
 from ctfm.auto3dseg import training
 from ctfm.auto3dseg.algo import CTFMAlgo
@@ -41,12 +42,16 @@ def source(tmp_path: Path) -> dict[str, Any]:
 def test_frozen_encoder_stays_as_it_was_and_scores_are_found_again(
     source: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encoder = narrow_encoder(tmp_path / "encoder.pt")
+    blocks = [1, 2, 2, 4, 4]  # as published
+    encoder = narrow_encoder(tmp_path / "encoder.pt", blocks)
     source |= {"pretrained": str(tmp_path / "encoder.pt"), "freeze_epochs": 2}
+    source["network"] = {**NARROW, "blocks_down": blocks}
     algo = make_fold(tmp_path / "work", source)
     run(algo.config_files, learning_rate={"decoder": 0.01})
     model = torch.load(algo.folder / "model" / "last.pt", weights_only=True)["model"]
     assert all(torch.equal(model[f"encoder.{k}"], v) for k, v in encoder.state_dict().items())
+    report = json.loads((algo.folder / "model" / "encoder.json").read_text())
+    assert report["tensors"] == "161 of 161"
     validate(algo.config_files)
     assert f"mean Dice of 2 cases: {algo.get_score():.4f}" in capsys.readouterr().out
 
@@ -63,6 +68,13 @@ def test_overlapping_classes(source: dict[str, Any], tmp_path: Path) -> None:
     infer(str(algo.folder), [str(tmp_path / "data" / "t.nii.gz")], str(tmp_path / "out"))
     written = {path.name for path in (tmp_path / "out").glob("*_seg.nii.gz")}
     assert written == {"t_all_organs_seg.nii.gz", "t_liver_seg.nii.gz"}
+
+
+def test_mri_from_scratch(source: dict[str, Any], tmp_path: Path) -> None:
+    algo = make_fold(tmp_path / "work", {**source, "modality": "mri"})
+    run(algo.config_files, num_epochs=1)
+    found = InferClass(algo.config_files).infer(str(tmp_path / "data" / "t.nii.gz"))
+    assert bool(torch.isfinite(found).all())
 
 
 def test_killed_training_is_not_taken_for_trained_and_goes_on(

@@ -35,8 +35,9 @@ def statistics(
 def options(tmp_path: Path, **changes: Any) -> Options:
     """Options as the file of a fold gives them."""
     folder = tmp_path / "work" / "segresnetctfm_0"
-    source = {"modality": "ct", "datalist": str(tmp_path / "work" / "list.json"), "dataroot": "/"}
-    values = plan(source, statistics((3, 1, 1)), {**DEFAULTS, "network": NARROW}, folder, 0)
+    lists = str(tmp_path / "work" / "list.json")
+    source = {"modality": "ct", "datalist": lists, "dataroot": "/", "network": NARROW}
+    values = plan(source, statistics((3, 1, 1)), DEFAULTS, folder, 0)
     file = folder / "configs" / "hyper_parameters.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(values))
@@ -104,6 +105,10 @@ class TestOptions:
             seen.append((step["batch_size"], step.recipe.roi_size))
             step = step.smaller()
         assert seen == [(2, (32, 48, 32)), (1, (32, 48, 32)), (1, (32, 32, 32))]
+
+    def test_the_network_is_ct_fms_but_for_what_is_given(self, tmp_path: Path) -> None:
+        network = options(tmp_path).recipe.network
+        assert network == {**decisions.network(), **NARROW, "out_channels": 3}
 
     def test_paths_in_the_work_dir_are_relative(self, tmp_path: Path) -> None:
         assert options(tmp_path)["data_list_file_path"] == "../list.json"

@@ -40,7 +40,7 @@ MIN_TRAINING_CASES = 2
 
 
 def check_task(source: Mapping[str, Any], statistics: Statistics, pretrained: Any) -> None:
-    """Is it CT of one channel?
+    """Is it CT of one channel, and can Auto3DSeg read its input file to the end?
 
     Args:
         source: the user's input file.
@@ -50,6 +50,11 @@ def check_task(source: Mapping[str, Any], statistics: Statistics, pretrained: An
     Raises:
         UserError: no.
     """
+    if nested := [key for key in source if "::" in key or "#" in key]:
+        raise UserError(
+            f"{nested[0]} in the input file: Auto3DSeg's ensemble cannot read such ids there; "
+            "write network: {init_filters: 16}, or use set_training_params"
+        )
     modality = str(source["modality"])
     if not is_ct(modality) and pretrained is not None:
         raise UserError(

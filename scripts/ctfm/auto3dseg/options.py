@@ -139,8 +139,8 @@ class Options:
         given = self["pretrained"]
         if given is None:
             return None
-        inside = self.folder / str(given)
-        return str(inside) if inside.exists() else str(given)
+        inside = os.path.normpath(self.folder / str(given))
+        return inside if Path(inside).exists() else str(given)
 
     @property
     def ckpt_dir(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,11 @@ def plan(
         ctfm.errors.UserError: classes are not understood.
     """
     known = DEFAULTS.keys() | OTHER_NAMES.keys()  # the file also holds what is Auto3DSeg's own
-    chosen = {key: value for key, value in source.items() if re.split("::|#", key)[0] in known}
-    values = merge(defaults, chosen)
+    chosen = {key: value for key, value in source.items() if key in known}
+    if chosen.get("network", {}) is None:
+        del chosen["network"]
+    network = {**decisions.network(), **(defaults["network"] or {})}
+    values = merge({**defaults, "network": network}, chosen)
     names, index = decisions.classes(statistics, values["class_names"], bool(values["sigmoid"]))
     values |= {
         "fold": fold,
@@ -48,7 +50,6 @@ def plan(
         "data_file_base_dir": _portable(source["dataroot"], folder),
         "class_names": names,
         "class_index": index,
-        "network": {**decisions.network(), **(values["network"] or {})},
     }
     if values["pretrained"] is not None and Path(str(values["pretrained"])).expanduser().exists():
         values["pretrained"] = _portable(Path(values["pretrained"]).expanduser(), folder)
