@@ -87,6 +87,8 @@ def test_killed_training_is_not_taken_for_trained_and_goes_on(
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+    with pytest.raises(UserError, match=f"process {process.pid} trains there already"):
+        run(algo.config_files)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(UserError, match="has not ended yet"):

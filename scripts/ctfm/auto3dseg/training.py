@@ -46,7 +46,7 @@ def run(config_file: str | list[str], **overrides: Any) -> None:
     """
     explain_in_one_line()
     options = Options.read(config_file, overrides)
-    with _process() as (device, rank, world_size):
+    with _process() as (device, rank, world_size), _alone(options.ckpt_dir, rank):
         _log_to(options.ckpt_dir, rank)
         remaining: Options | None = options
         while remaining is not None:
@@ -92,11 +92,38 @@ def _process() -> Iterator[tuple[torch.device, int, int]]:
             torch.distributed.destroy_process_group()
 
 
+@contextmanager
+def _alone(folder: Path, rank: int) -> Iterator[None]:
+    """Keep a second training out: one whose AutoRunner was killed runs on by itself."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        rank = -1
+    if rank != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"{folder}: process {lock.read()} trains there already, perhaps one whose "
+                "AutoRunner was killed: wait until it has ended, or end it"
+            ) from error
+        except OSError:
+            logger.warning("%s: the file system has no locks: start no second training", folder)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
 def _log_to(folder: Path, rank: int) -> None:
     """Rank 0 writes to the terminal and to ``training.log``, the others warnings alone."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(folder / "training.log", encoding="utf-8"))
     level = logging.INFO if rank == 0 else logging.WARNING
     form = "%(asctime)s %(levelname)s %(message)s"
