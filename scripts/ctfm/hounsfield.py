@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["value_problem"]
+__all__ = ["AIR_HU", "value_problem"]
 
 #: A scan shows air, outside the body or inside it; HU below this are air.
 AIR_HU = -500

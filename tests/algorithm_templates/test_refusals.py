@@ -95,6 +95,10 @@ def damaged_encoder(root: Path, source: dict[str, Any]) -> None:
     (root / "encoder.pt").write_bytes(b"no checkpoint")
 
 
+def without_intercept(root: Path, _source: dict[str, Any]) -> None:
+    rewritten(root, "c3.nii.gz", lambda a: (a + 1100).astype(np.int16))
+
+
 def mri(_root: Path, source: dict[str, Any]) -> None:
     source |= {"modality": "MRI", "pretrained": "encoder.pt"}
 
@@ -115,6 +119,7 @@ def of(**options: Any) -> Change:
         (three_cases, "fold 0 has 1 cases to train on and 2 to validate on"),
         (no_test_file, "nowhere.nii.gz: no such test file"),
         (damaged_encoder, "encoder.pt"),
+        (without_intercept, r"c3.nii.gz: its lowest value is .* not CT in Hounsfield units"),
         (mri, "modality is MRI: .* set pretrained: null .* to train .* from scratch"),
         (of(roi_size=[40, 48, 48]), "roi_size is .* divisible by 16"),
         (of(network={"norm": "INSTANCE"}), "norm INSTANCE: CT-FM's has 5 and BATCH"),

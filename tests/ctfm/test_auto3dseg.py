@@ -29,7 +29,7 @@ def statistics(
     *spacings: tuple[float, ...], shape: tuple[int, ...] = (100, 512, 512)
 ) -> Statistics:
     labels = frozenset({0, 1, 4})
-    return Statistics(tuple(Case("x", 1, spacing, shape, labels) for spacing in spacings))
+    return Statistics(tuple(Case("x", 1, spacing, shape, labels, -1000) for spacing in spacings))
 
 
 def options(tmp_path: Path, **changes: Any) -> Options:

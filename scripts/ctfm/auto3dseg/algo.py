@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from ctfm.auto3dseg.checks import (
     check_fold,
     check_grids,
+    check_intensities,
     check_labels,
     check_task,
     check_tests,
@@ -95,6 +96,7 @@ class CTFMAlgo(BundleAlgo):
         training, validation = options.rows()
         check_fold(options["fold"], training, validation, options, statistics)
         check_labels(options, statistics)
+        check_intensities(options, statistics)
         if options["fold"] == 0:  # all folds have the same files
             check_grids([*training, *validation])
             check_tests(source["datalist"], source["dataroot"])

@@ -21,12 +21,14 @@ from ctfm.auto3dseg.options import DEFAULTS, Options
 from ctfm.auto3dseg.statistics import Statistics
 from ctfm.errors import UserError
 from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
+from ctfm.hounsfield import AIR_HU
 from ctfm.weights import Weights, read_encoder
 
 __all__ = [
     "check_fold",
     "check_grids",
     "check_input",
+    "check_intensities",
     "check_labels",
     "check_task",
     "check_tests",
@@ -125,6 +127,23 @@ def check_labels(options: Options, statistics: Statistics) -> None:
             raise UserError(
                 f"the label of {case.image} holds the value {unknown[0]}, which no class has: "
                 f"class_names stand for {sorted(listed - {0})}; add it, or correct the label"
+            )
+
+
+def check_intensities(options: Options, statistics: Statistics) -> None:
+    """May the images be CT in Hounsfield units? Reading them in training asks for air as well.
+
+    Raises:
+        UserError: no; names the first such case.
+    """
+    if options.recipe.intensity != "hu" or options.recipe.input_check != "error":
+        return
+    for case in statistics.cases:
+        if case.lowest >= AIR_HU:
+            raise UserError(
+                f"{case.image}: its lowest value is {case.lowest:g}, and air has less than "
+                f"{AIR_HU} HU: not CT in Hounsfield units; export it again, or set input_check: "
+                "warn in the input file if it is"
             )
 
 

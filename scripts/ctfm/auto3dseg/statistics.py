@@ -23,6 +23,7 @@ class Case:
         spacing: mm.
         shape: voxels.
         labels: values that its label holds, background included.
+        lowest: value of the image.
     """
 
     image: str
@@ -30,6 +31,7 @@ class Case:
     spacing: tuple[float, ...]
     shape: tuple[int, ...]
     labels: frozenset[int]
+    lowest: float
 
 
 @dataclass(frozen=True)
@@ -70,4 +72,5 @@ def _case(entry: dict[str, Any]) -> Case:
         spacing=tuple(float(s) for s in reversed(image["spacing"])),
         shape=tuple(int(n) for n in reversed(image["shape"][0])),
         labels=frozenset(int(v) for v in entry["label_stats"]["labels"]),
+        lowest=min(float(channel["min"]) for channel in image["intensity"]),
     )
