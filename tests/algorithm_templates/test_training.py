@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,10 +140,12 @@ def test_two_processes_train_one_fold(
 ) -> None:
     """As on two GPUs; without any, the processes compute on the CPU."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PATH", "/nowhere")
     algo = make_fold(tmp_path / "work", source)
     algo.train({"num_epochs": 1}, {"CUDA_VISIBLE_DEVICES": "0,1"})
     last = torch.load(algo.folder / "model" / "last.pt", weights_only=True)
     assert last["epoch_length"] == 1, "two cases, one in each process"
+    assert shutil.which("torchrun"), "by which Auto3DSeg starts its ensemble"
     assert algo.get_score() >= 0
 
 

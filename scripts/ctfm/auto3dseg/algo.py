@@ -124,6 +124,8 @@ class CTFMAlgo(BundleAlgo):
             command = self.command(train_params or {})
             logger.info("%s", shlex.join(command))
             visible = str(self.device_setting["CUDA_VISIBLE_DEVICES"])
+            if "," in visible:
+                _put_torchrun_on_path()
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
             done = subprocess.run(command, env=environment, check=False)
             if done.returncode:
@@ -179,6 +181,13 @@ class CTFMAlgo(BundleAlgo):
         """
         config = ConfigParser.load_config_file(self.folder / "configs" / CONFIG)
         return read_score(self.folder / str(config["ckpt_path"]))
+
+
+def _put_torchrun_on_path() -> None:
+    """On several GPUs Auto3DSeg starts its ensemble by that name, after hours of training."""
+    if shutil.which("torchrun") is None:
+        parts = [os.environ.get("PATH", ""), str(Path(sys.executable).parent)]
+        os.environ["PATH"] = os.pathsep.join(filter(None, parts))
 
 
 @contextmanager
