@@ -60,23 +60,34 @@ def assert_same(store: Path, undisturbed: Path) -> None:
     assert len(Store(store).entries) == SCANS
 
 
-#: Imports once; then a child for each line it reads, which builds and is killed after that time.
+#: Imports once; then a child for each line it reads, which builds and is killed: after so many
+#: seconds, counted from the first scan that it finishes, unless the line says "early".
 NURSERY = """
 import os, signal, sys, time
+from pathlib import Path
 from ctfm.store import build
 print("ready", flush=True)
+def count():
+    return sum(not p.name.startswith(".") for p in Path(sys.argv[2]).rglob("*.image.b2nd"))
+def ended(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 for line in sys.stdin:
+    when, delay = line.split()
+    before = count()
     child = os.fork()
     if not child:
         build(sys.argv[1], sys.argv[2], "whole_body", spacing=(2.0, 2.0, 2.0), workers=1)
         os._exit(0)
-    time.sleep(float(line))
+    while when != "early" and count() == before and not ended(child):
+        time.sleep(0.001)
+    time.sleep(float(delay))
     os.kill(child, signal.SIGKILL)
     print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 def test_killed_again_and_again(source: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Early, which may be before anything is finished, and then just after something was."""
     store, rng = tmp_path / "store", random.Random(0)
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY, str(source), str(store)],
@@ -87,17 +98,16 @@ def test_killed_again_and_again(source: Path, undisturbed: Path, tmp_path: Path)
     assert nursery.stdout is not None
     assert nursery.stdout.readline() == "ready\n"
     before: dict[str, int] = {}
-    killed = []
-    longest = 0.4  # seconds; a busy machine may need more to finish a single scan
+    killed: list[int] = []
     while len(finished(store)) < 2 * SCANS:
-        nursery.stdin.write(f"{rng.uniform(0.05, longest)}\n")
+        when = ("early", "late")[len(killed) % 2]
+        nursery.stdin.write(f"{when} {rng.uniform(0, 0.03)}\n")
         nursery.stdin.flush()
         killed.append(int(nursery.stdout.readline()))
         now = finished(store)
         assert before.items() <= now.items()  # nothing that was finished is written again
-        longest *= 1.0 if len(now) > len(before) else 1.5
+        assert when == "early" or len(now) > len(before)
         before = now
-        assert longest < 600
     nursery.stdin.close()
     assert nursery.wait(timeout=60) == 0
     assert killed.count(signal.SIGKILL) >= 2
