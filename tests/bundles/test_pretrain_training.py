@@ -240,7 +240,8 @@ def test_from_pretraining_to_segmentation(
     encoder = tmp_path / "encoder.safetensors"
     extract = ["weights", "extract", f"{pretraining['ckpt_dir']}/last.pt", "--out", str(encoder)]
     subprocess.run([sys.executable, "-m", "ctfm", *extract], check=True, timeout=120)
-    tuned = training | {"encoder": str(encoder), "epochs": 1, "freeze_encoder_epochs": 1}
+    tuned = in_folder(training, tmp_path / "tuned")
+    tuned |= {"encoder": str(encoder), "epochs": 1, "freeze_encoder_epochs": 1}
     run_here("train", "finetune_frozen", **tuned)
     pretrained = last(pretraining)["model"]
     finetuned = torch.load(Path(tuned["ckpt_dir"]) / "last.pt", weights_only=True)["model"]
