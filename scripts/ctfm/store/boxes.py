@@ -160,13 +160,13 @@ class Samples(ABC):
             DamagedFileError: `error`, if no scan may be damaged.
             UserError: more are damaged than `max_damaged` allows.
         """
+        if not self.max_damaged:
+            raise error
         key = error.path.name.partition(".")[0]
         if key in self.damaged:  # it was on its way before this was known
             return
         self.damaged.add(key)
         count, total = len(self.damaged), len(self.scans)
-        if not self.max_damaged:
-            raise error
         if count > self.max_damaged * total or count == total:
             raise UserError(
                 f"{count} of {total} scans are damaged, more than max_damaged={self.max_damaged} "
