@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,5 +18,9 @@ def row(i: int, **extra: Any) -> dict[str, Any]:
 
 def files(folder: Path) -> dict[str, int]:
     """Every file of a store but its index, with the time of its last change."""
-    found = [p for p in folder.rglob("*") if p.is_file() and p.name != "store.json"]
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in found}
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a temporary file that has its name by now
+            if path.is_file() and path.name != "store.json":
+                found[str(path.relative_to(folder))] = path.stat().st_mtime_ns
+    return found
