@@ -17,7 +17,7 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy import ndimage
 
 from ctfm.errors import UserError
-from ctfm.label_maps import Array, Volume, label_map
+from ctfm.label_maps import Array, Volume, label_map_pair
 
 __all__ = ["NSD_TOLERANCE_MM", "ClassScore", "segmentation_scores"]
 
@@ -94,15 +94,7 @@ def segmentation_scores(
         ctfm.errors.UserError: the shapes differ, the maps are not label maps, the spacing is not
             three positive numbers, or there is no class to score.
     """
-    maps = label_map(prediction, "prediction"), label_map(reference, "reference")
-    if maps[0].shape != maps[1].shape:
-        raise UserError(
-            f"prediction has shape {maps[0].shape}, reference {maps[1].shape}: they must lie on "
-            "the same grid; resample the prediction onto the reference (nearest neighbour)"
-        )
-    voxel = tuple(float(size) for size in spacing)
-    if len(voxel) != 3 or not all(math.isfinite(size) and size > 0 for size in voxel):
-        raise UserError(f"spacing is {voxel}: expected three positive numbers (mm)")
+    maps, voxel = label_map_pair(prediction, reference, spacing)
     ids = sorted(i for i in classes if i != 0)
     if not ids or ids[0] < 0:
         raise UserError(f"class ids to score are {ids}: expected at least one, all positive")

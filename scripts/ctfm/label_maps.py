@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from ctfm.errors import UserError
 
-__all__ = ["Array", "Volume", "as_numpy", "count_voxels", "label_map"]
+__all__ = ["Array", "Volume", "as_numpy", "count_voxels", "label_map", "label_map_pair"]
 
 Array = npt.NDArray[Any]
 Volume = Array | torch.Tensor
@@ -49,6 +51,32 @@ def label_map(labels: Volume, role: str) -> Array:
             "probabilities"
         )
     return integers
+
+
+def label_map_pair(
+    prediction: Volume, reference: Volume, spacing: Sequence[float]
+) -> tuple[tuple[Array, Array], tuple[float, ...]]:
+    """Two label maps that can be compared voxel by voxel, and their voxel size in mm.
+
+    Args:
+        prediction: `(D, H, W)`.
+        reference: the same, on the same grid.
+        spacing: mm, in the order of the array's axes.
+
+    Raises:
+        ctfm.errors.UserError: the shapes differ, a map is no label map, or the spacing is not three
+            positive numbers.
+    """
+    maps = label_map(prediction, "prediction"), label_map(reference, "reference")
+    if maps[0].shape != maps[1].shape:
+        raise UserError(
+            f"prediction has shape {maps[0].shape}, reference {maps[1].shape}: they must lie on "
+            "the same grid; resample the prediction onto the reference (nearest neighbour)"
+        )
+    voxel = tuple(float(size) for size in spacing)
+    if len(voxel) != 3 or not all(math.isfinite(size) and size > 0 for size in voxel):
+        raise UserError(f"spacing is {voxel}: expected three positive numbers (mm)")
+    return maps, voxel
 
 
 def count_voxels(labels: Array) -> Array:

@@ -155,7 +155,9 @@ def batch_norm_mlp(widths: Sequence[int], last_norm: bool = False) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
-def distributed(network: nn.Module, device: torch.device, sync: bool = True) -> nn.Module:
+def distributed(
+    network: nn.Module, device: torch.device, sync: bool = True, find_unused: bool = True
+) -> nn.Module:
     """Wrap a network for training in several processes, one device each.
 
     Args:
@@ -163,11 +165,13 @@ def distributed(network: nn.Module, device: torch.device, sync: bool = True) -> 
         device: of this process.
         sync: share BatchNorm statistics between GPUs, as in CT-FM's published runs, where two
             crops a process are too few for them. On CPUs torch cannot share them.
+        find_unused: parameters may be without gradients, as those of a frozen encoder are; looking
+            for them costs a walk over the graph in each iteration.
     """
     if sync and device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=True,  # a frozen encoder has no gradients
+        find_unused_parameters=find_unused,
     )

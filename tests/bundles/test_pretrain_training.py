@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctfm.store import build
 from ctfm.weights import read_encoder
 from support import PRETRAIN, command, run_apart, run_here
-
-State = dict[str, Any]
+from training_support import curve, in_folder, kill_once, last, run_in_two_processes
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +44,6 @@ def pretraining(data_set: Path, tmp_path: Path, store: str) -> dict[str, Any]:
         "keep_interval": 1,
         "save_iterations": 1,
     }
-
-
-def in_folder(overrides: dict[str, Any], folder: Path) -> dict[str, Any]:
-    folder.mkdir()
-    return overrides | {"output_dir": str(folder / "out"), "ckpt_dir": str(folder / "models")}
-
-
-def curve(overrides: dict[str, Any], tag: str = "loss") -> list[float]:
-    """Of each iteration, in all runs that wrote to the folder."""
-    values: dict[int, float] = {}
-    for file in sorted(Path(overrides["output_dir"], "tensorboard").iterdir()):
-        events = EventAccumulator(str(file)).Reload()
-        if tag in events.Tags()["scalars"]:
-            values.update({e.step: e.value for e in events.Scalars(tag)})
-    return [values[step] for step in sorted(values)]
-
-
-def last(overrides: dict[str, Any]) -> State:
-    path = Path(overrides["ckpt_dir"], "last.pt")
-    found: State = torch.load(path, weights_only=True)
-    return found
 
 
 class TestTraining:
@@ -126,14 +100,8 @@ def test_killed_in_an_epoch_it_goes_on_where_it_was(
     pretraining["iterations"] = 8
     killed, whole = (in_folder(pretraining, tmp_path / name) for name in ("killed", "whole"))
     typed = command(tmp_path, "train", "store", bundle=PRETRAIN, **killed)
-    process = subprocess.Popen([sys.executable, *typed], cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if Path(killed["ckpt_dir"], "last.pt").exists() and last(killed)["iteration"] >= 2:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    saved = Path(killed["ckpt_dir"], "last.pt")
+    kill_once(typed, tmp_path, lambda: saved.exists() and last(killed)["iteration"] >= 2)
     assert 2 <= last(killed)["iteration"] < 16
     run_here("train", "store", bundle=PRETRAIN, **killed)
     run_here("train", "store", bundle=PRETRAIN, **whole)
@@ -153,17 +121,7 @@ def test_two_processes_train_what_one_with_both_batches_trains(
     typed = command(
         tmp_path, "train", "store", "multi_gpu", bundle=PRETRAIN, **two | {"batch_size": 1}
     )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *typed],
-        cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes(typed, tmp_path)
     run_here("train", "store", bundle=PRETRAIN, **one)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     for name in last(one)["model"]:

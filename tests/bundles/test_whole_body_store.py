@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctfm.store import build
 from support import command, config_files, run_here
+from training_support import curve, in_folder, kill_once, last, run_in_two_processes
 
 STORE = ("train", "from_scratch", "store")
 DALI = (*STORE, "dali")
@@ -48,30 +43,9 @@ def dali() -> None:
     pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'ct-fm-bundles[dali]'")
 
 
-def in_folder(overrides: dict[str, Any], folder: Path) -> dict[str, Any]:
-    folder.mkdir()
-    return overrides | {"output_dir": str(folder / "out"), "ckpt_dir": str(folder / "models")}
-
-
-def losses(overrides: dict[str, Any]) -> list[float]:
-    """Of each iteration, in all runs that wrote to the folder."""
-    values: dict[int, float] = {}
-    for file in sorted(Path(overrides["output_dir"], "tensorboard").iterdir()):
-        events = EventAccumulator(str(file)).Reload()
-        if "loss" in events.Tags()["scalars"]:
-            values.update({e.step: e.value for e in events.Scalars("loss")})
-    return [values[step] for step in sorted(values)]
-
-
-def last(overrides: dict[str, Any]) -> dict[str, Any]:
-    path = Path(overrides["ckpt_dir"], "last.pt")
-    found: dict[str, Any] = torch.load(path, weights_only=True)
-    return found
-
-
 def test_trains_from_a_store(stored_training: dict[str, Any]) -> None:
     workflow = run_here(*STORE, **stored_training)
-    found = losses(stored_training)
+    found = curve(stored_training)
     assert len(found) == 6
     assert all(math.isfinite(loss) for loss in found)
     assert last(stored_training)["epoch"] == 2
@@ -88,7 +62,7 @@ def test_dali_trains_the_same_network(stored_training: dict[str, Any], tmp_path:
         for stack, overrides in ((DALI, with_dali), (STORE, without | IN_ORDER))
     ]
     assert last(with_dali)["epoch"] == 2
-    found, expected = losses(with_dali), losses(without)
+    found, expected = curve(with_dali), curve(without)
     assert len(found) == 6
     assert len(set(found)) == 6
     # 2e-7 apart at first, which grows to 1e-4 in six steps; losses differ by tenths
@@ -99,17 +73,13 @@ def test_dali_trains_the_same_network(stored_training: dict[str, Any], tmp_path:
 
 
 @pytest.mark.usefixtures("dali")
-def test_killed_training_continues_with_the_same_losses(
+def test_killed_training_continues_with_the_same_curve(
     stored_training: dict[str, Any], tmp_path: Path
 ) -> None:
     killed, whole = (in_folder(stored_training, tmp_path / name) for name in ("killed", "whole"))
     killed["epochs"] = whole["epochs"] = 4
-    process = subprocess.Popen([sys.executable, *command(tmp_path, *DALI, **killed)], cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not Path(killed["ckpt_dir"], "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    typed = command(tmp_path, *DALI, **killed)
+    kill_once(typed, tmp_path, Path(killed["ckpt_dir"], "last.pt").exists)
     assert 1 <= last(killed)["epoch"] < 4
     run_here(*DALI, **killed)
     run_here(*DALI, **whole)
@@ -117,8 +87,8 @@ def test_killed_training_continues_with_the_same_losses(
     assert last(killed)["best_metric"] == last(whole)["best_metric"]
     for name, tensor in last(whole)["model"].items():
         assert torch.equal(last(killed)["model"][name], tensor), name
-    assert len(losses(whole)) == 12
-    assert losses(killed)[-3:] == losses(whole)[-3:]
+    assert len(curve(whole)) == 12
+    assert curve(killed)[-3:] == curve(whole)[-3:]
 
 
 @pytest.mark.usefixtures("dali")
@@ -126,19 +96,9 @@ def test_two_processes_train_one_network(stored_training: dict[str, Any], tmp_pa
     """Three crops an epoch for two processes: each gets two."""
     stored_training |= {"epochs": 1, "precise_statistics_batches": 1}
     stack = ("train", "from_scratch", "multi_gpu", "store", "dali")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *command(tmp_path, *stack, **stored_training)],
-        cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes(command(tmp_path, *stack, **stored_training), tmp_path)
     assert last(stored_training)["epoch"] == 1
-    assert len(losses(stored_training)) == 2
+    assert len(curve(stored_training)) == 2
 
 
 @pytest.mark.parametrize("stem", ["train", "store", "dali"])

@@ -5,11 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from monai.networks.nets import SegResNetDS
 from monai.networks.nets.segresnet_ds import SegResEncoder
 
 from support import command, run_apart, run_here
+from training_support import curve, in_folder, kill_once, last, run_in_two_processes
 
 
 def network(**changes: Any) -> SegResNetDS:
@@ -27,25 +23,14 @@ def network(**changes: Any) -> SegResNetDS:
     return SegResNetDS(**{**options, **changes})
 
 
-def losses(tmp_path: Path) -> list[float]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    values: dict[int, float] = {}
-    for file in sorted((tmp_path / "out" / "tensorboard").iterdir()):
-        events = EventAccumulator(str(file)).Reload()
-        if "loss" in events.Tags()["scalars"]:
-            values.update({e.step: e.value for e in events.Scalars("loss")})
-    return [values[step] for step in sorted(values)]
-
-
 def test_training_keeps_best_and_last(training: dict[str, Any], tmp_path: Path) -> None:
     workflow = run_here("train", "from_scratch", **training)
     best = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    last = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    latest = last(training)
     assert set(best) == set(network().state_dict())
-    assert last["epoch"] == 2
-    assert last["best_metric"] == workflow.evaluator.state.best_metric
-    assert len(losses(tmp_path)) == 6
+    assert latest["epoch"] == 2
+    assert latest["best_metric"] == workflow.evaluator.state.best_metric
+    assert len(curve(training)) == 6
     assert list((tmp_path / "models").glob(".*")) == []
 
 
@@ -54,32 +39,20 @@ def test_killed_training_continues_as_if_nothing_had_happened(
     training: dict[str, Any], tmp_path: Path, num_workers: int
 ) -> None:
     training |= {"epochs": 4, "num_workers": num_workers}
-    (tmp_path / "whole").mkdir()
-    whole = training | {
-        "output_dir": str(tmp_path / "whole" / "out"),
-        "ckpt_dir": str(tmp_path / "whole" / "models"),
-    }
-    process = subprocess.Popen(
-        [sys.executable, *command(tmp_path, "train", "from_scratch", **training)], cwd=tmp_path
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "models" / "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    killed_after = torch.load(tmp_path / "models" / "last.pt", weights_only=True)["epoch"]
-    assert 1 <= killed_after < 4
+    whole = in_folder(training, tmp_path / "whole")
+    typed = command(tmp_path, "train", "from_scratch", **training)
+    kill_once(typed, tmp_path, (tmp_path / "models" / "last.pt").exists)
+    assert 1 <= last(training)["epoch"] < 4
 
     run_here("train", "from_scratch", **training)
     run_here("train", "from_scratch", **whole)
-    resumed = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
-    straight = torch.load(tmp_path / "whole" / "models" / "last.pt", weights_only=True)
+    resumed, straight = last(training), last(whole)
     assert resumed["epoch"] == straight["epoch"] == 4
     assert resumed["best_metric"] == straight["best_metric"]
     assert resumed["lr_scheduler"] == straight["lr_scheduler"]
     for name, tensor in straight["model"].items():
         assert torch.equal(resumed["model"][name], tensor), name
-    assert losses(tmp_path)[-3:] == losses(tmp_path / "whole")[-3:]
+    assert curve(training)[-3:] == curve(whole)[-3:]
 
 
 def test_starting_anew_does_not_overwrite(training: dict[str, Any], tmp_path: Path) -> None:
@@ -162,20 +135,10 @@ def test_user_mistakes_end_in_one_line(
 def test_two_processes_train_one_network(training: dict[str, Any], tmp_path: Path) -> None:
     training |= {"epochs": 1, "precise_statistics_batches": 1}
     arguments = command(tmp_path, "train", "from_scratch", "multi_gpu", **training)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    last = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
-    assert last["epoch"] == 1
-    assert set(last["model"]) == set(network().state_dict()), "names without DDP's prefix"
+    run_in_two_processes(arguments, tmp_path)
+    trained = last(training)
+    assert trained["epoch"] == 1
+    assert set(trained["model"]) == set(network().state_dict()), "names without DDP's prefix"
 
 
 def test_evaluation_scores_each_case_on_its_own_grid(

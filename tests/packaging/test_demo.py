@@ -19,6 +19,7 @@ from support import ROOT, WHOLE_BODY, make_ct, save
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The demo, as if it had been started in an empty folder."""
+    monkeypatch.syspath_prepend(ROOT / "examples")  # as Python does for a script
     spec = spec_from_file_location("demo", ROOT / "examples" / "demo.py")
     assert spec is not None
     assert spec.loader is not None

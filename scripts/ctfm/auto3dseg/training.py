@@ -87,6 +87,8 @@ def _process() -> Iterator[tuple[torch.device, int, int]]:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device, rank, world_size
+        if world_size > 1:  # one that leaves while others work is aborted now and then
+            torch.distributed.barrier()
     finally:
         if world_size > 1:
             torch.distributed.destroy_process_group()

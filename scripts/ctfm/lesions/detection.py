@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from ctfm.errors import UserError
 from ctfm.intervals import Estimate, estimate_mean, estimate_ratio
-from ctfm.label_maps import Array, Volume, label_map
+from ctfm.label_maps import Array, Volume, label_map_pair
 
 __all__ = [
     "SIZES_MM", "Lesion", "LesionRow", "LesionScore", "LesionSummary", "lesion_score",
@@ -160,15 +160,7 @@ def lesion_score(
         ctfm.errors.UserError: the shapes differ, the maps are not label maps, the spacing is not
             three positive numbers, or an argument is out of range.
     """
-    maps = label_map(prediction, "prediction"), label_map(reference, "reference")
-    if maps[0].shape != maps[1].shape:
-        raise UserError(
-            f"prediction has shape {maps[0].shape}, reference {maps[1].shape}: they must lie on "
-            "the same grid; resample the prediction onto the reference (nearest neighbour)"
-        )
-    voxel = tuple(float(size) for size in spacing)
-    if len(voxel) != 3 or not all(math.isfinite(size) and size > 0 for size in voxel):
-        raise UserError(f"spacing is {voxel}: expected three positive numbers (mm)")
+    maps, voxel = label_map_pair(prediction, reference, spacing)
     if class_id is not None and (isinstance(class_id, bool | str) or class_id < 1):
         raise UserError(f"class_id is {class_id!r}: give the id of tumour, from 1")
     if isinstance(min_overlap, bool | str) or not 0 <= min_overlap <= 1:

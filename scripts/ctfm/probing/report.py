@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ctfm.files import atomic_path
 from ctfm.probing.encoders import Candidate
@@ -133,6 +134,7 @@ def _figure(result: Result) -> Figure:
     axes.set_ylabel("median distance to the organ's centre (mm)")
     if by_epoch:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         names = [candidate.name for candidate, _ in found]
         axes.set_xticks(places, names, rotation=30, ha="right", parse_math=False)

@@ -65,7 +65,7 @@ class Release:
         self.content["training"].append(dict(zip(("image", "label"), paths, strict=True)))
         self.save()
 
-    def test_scan(self, name: str) -> None:
+    def add_test_scan(self, name: str) -> None:
         write(self.folder / f"imagesTs/{name}.nii.gz", np.zeros(SHAPE, np.int16))
         self.content["test"].append(f"./imagesTs/{name}.nii.gz")
         self.save()
@@ -94,8 +94,8 @@ def lung(tmp_path: Path) -> Release:
     release = Release(tmp_path)
     for number in range(11):
         release.case(f"lung_{number:03d}")
-    release.test_scan("lung_100")
-    release.test_scan("lung_101")
+    release.add_test_scan("lung_100")
+    release.add_test_scan("lung_101")
     return release
 
 

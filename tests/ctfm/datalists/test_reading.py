@@ -114,7 +114,7 @@ class TestReadDatalist:
 
 
 class TestFewShot:
-    ROWS = [row(subject, Path("/data")) for subject in SUBJECTS]  # noqa: RUF012
+    ROWS = [row(subject, Path("scans")) for subject in SUBJECTS]  # noqa: RUF012
 
     def subjects(self, rows: list[dict[str, Any]]) -> list[str]:
         return [Path(r["image"]).parent.name for r in rows]
@@ -130,27 +130,27 @@ class TestFewShot:
         draws = [self.subjects(few_shot(self.ROWS, n)) for n in (5, 10, 20, 40)]
         assert [len(d) for d in draws] == [5, 10, 20, 40]
         assert all(set(a) < set(b) for a, b in pairwise(draws))
-        elsewhere = [row(subject, Path("/mnt/other")) for subject in reversed(SUBJECTS)]
+        elsewhere = [row(subject, Path("other")) for subject in reversed(SUBJECTS)]
         assert self.subjects(few_shot(elsewhere, 10)) == draws[1]
 
     def test_another_seed_draws_others(self) -> None:
         assert few_shot(self.ROWS, 10, seed=1) != few_shot(self.ROWS, 10, seed=0)
 
     def test_scans_of_one_folder_are_told_apart_by_file(self) -> None:
-        for folder in ("/data/imagesTr/", ""):
+        for folder in ("scans/imagesTr/", ""):
             rows = [{"image": f"{folder}{s}.nii.gz"} for s in SUBJECTS]
             drawn = few_shot(rows, 40)
             assert [r["image"] for r in drawn] == [r["image"] for r in rows]
 
     def test_scans_of_the_same_name_are_told_apart_by_more_folders(self) -> None:
-        rows = [{"image": f"/data/{site}/{s}/ct.nii.gz"} for site in "ab" for s in SUBJECTS]
+        rows = [{"image": f"scans/{site}/{s}/ct.nii.gz"} for site in "ab" for s in SUBJECTS]
         drawn = few_shot(rows, 80)
         assert sorted(r["image"] for r in drawn) == sorted(r["image"] for r in rows)
-        rows = [{"image": f"/data/{site}/images/ct.nii.gz"} for site in SUBJECTS]
+        rows = [{"image": f"scans/{site}/images/ct.nii.gz"} for site in SUBJECTS]
         assert len(few_shot(rows, 40)) == 40
 
     def test_a_scan_that_is_listed_twice(self) -> None:
-        with pytest.raises(UserError, match=r"/data/s0003/ct\.nii\.gz is listed twice"):
+        with pytest.raises(UserError, match=r"scans/s0003/ct\.nii\.gz is listed twice"):
             few_shot([*self.ROWS, self.ROWS[3]], 5)
 
     @pytest.mark.parametrize("scans", [41, 0, -1, 2.5])

@@ -1,0 +1,81 @@
+"""Steps of a demo: commands that are printed as they can be typed, and then run."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ctfm.errors import UserError
+
+__all__ = ["heading", "step", "typed"]
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Lines in which MONAI repeats the command line, and the hub counts its attempts.
+NOISE = re.compile(
+    r"parsing config_file|\d{4}-\S+ \S+ - INFO - |.* - Not all config files"
+    r"|Retrying in|.* thrown while requesting|\s*$"
+)
+
+
+def heading(text: str) -> None:
+    """Print a heading, bold on a terminal."""
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(f"\n\033[1m{text}\033[0m" if bold else f"\n{text}")
+    print("-" * len(text))
+
+
+def step(name: str, command: Sequence[str], /, **options: Any) -> None:
+    """Print a command, run it, and pass its output on without the lines that say nothing.
+
+    Raises:
+        UserError: it ended with an exit code other than 0.
+    """
+    print(typed(command, **options), end="\n\n", flush=True)
+    started = time.monotonic()
+    pairs = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    process = subprocess.Popen(
+        [*command, *pairs],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        # newline="" hands over the carriage returns of progress bars as they come
+        for line in io.TextIOWrapper(process.stdout, newline="", errors="replace"):
+            if not NOISE.match(line):
+                print(line, end="", flush=True)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        raise
+    finally:
+        process.wait()
+    if process.returncode:
+        text = " ".join(typed(command, **options).replace("\\\n", " ").split())
+        raise UserError(f"step {name!r} ended with exit code {process.returncode}: {text}")
+    print(f"({time.monotonic() - started:.0f} s)")
+
+
+def typed(command: Sequence[str], /, **options: Any) -> str:
+    """A command as it is typed in ROOT, indented; one that is long has a line for each option."""
+    inside = Path(sys.executable).is_relative_to(ROOT)
+    python = os.path.relpath(sys.executable, ROOT) if inside else sys.executable
+    lines = [" ".join(quoted(python if w == sys.executable else w) for w in command)]
+    lines += [f"--{name} {quoted(str(value))}" for name, value in options.items()]
+    short = len(" ".join(lines)) < 100
+    return "    " + (" " if short else " \\\n        ").join(lines)
+
+
+def quoted(word: str) -> str:
+    """Quoted for a shell, in double quotes where they are easier to read."""
+    plain = shlex.quote(word)
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else plain
