@@ -19,6 +19,9 @@ from ctfm.auto3dseg import training
 from ctfm.auto3dseg.inference import InferClass
 from ctfm.auto3dseg.predicting import infer
 from ctfm.auto3dseg.recipe import load_model
+from ctfm.auto3dseg.scoring import evaluate
+from ctfm.comparison import compare, read_run
+from ctfm.errors import UserError
 from support import save
 
 
@@ -96,6 +99,25 @@ def test_command_predicts_what_the_ensemble_does(done: Path, tmp_path: Path) -> 
     assert (ensemble == command).mean() > 0.999
     names = json.loads((tmp_path / "t_seg.json").read_text())["labels"]
     assert names == {"1": "spleen", "3": "kidney_left", "5": "liver"}
+
+
+def test_each_case_is_scored_by_the_fold_that_has_not_trained_on_it(
+    done: Path, tmp_path: Path
+) -> None:
+    text = evaluate(str(done / "work"), str(tmp_path / "a"))
+    assert "4 cases of 2 folds" in text
+    run = read_run(tmp_path / "a", "dice")
+    assert sorted(run.cases) == ["c0", "c1", "c2", "c3"]
+    assert run.names == {1: "spleen", 3: "kidney_left", 5: "liver"}
+    for fold in (0, 1):
+        own = [run.values[f"c{n}", i] for n in (fold, fold + 2) for i in run.names]
+        assert np.nanmean(own) == pytest.approx(
+            progress(done, fold)["best_avg_dice_score"], abs=1e-3
+        )
+    evaluate(str(done / "work" / "segresnetctfm_1"), str(tmp_path / "b"))
+    with pytest.raises(UserError, match="2 only in A"):
+        compare(tmp_path / "a", tmp_path / "b")
+    assert "no difference" in compare(tmp_path / "a", tmp_path / "a")
 
 
 def test_running_again_trains_nothing_and_keeps_everything(done: Path) -> None:

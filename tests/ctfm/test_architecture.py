@@ -161,8 +161,8 @@ class TestArrows:
     def test_auto3dseg_rests_on_what_bundles_name(self, module: str) -> None:
         """It composes what configs compose; the command line alone is above it."""
         assert own(module) <= FOUNDATION | {
-            "ctfm.batchnorm", "ctfm.checkpointing", "ctfm.evaluators", "ctfm.handlers",
-            "ctfm.inferers", "ctfm.networks", "ctfm.scans", "ctfm.segmentation",
+            "ctfm.batchnorm", "ctfm.checkpointing", "ctfm.class_scores", "ctfm.evaluators", "ctfm.handlers",
+            "ctfm.inferers", "ctfm.metrics", "ctfm.networks", "ctfm.scans", "ctfm.segmentation",
             "ctfm.transforms", *of("ctfm.auto3dseg", "ctfm.weights"),
         }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +28,19 @@ def segmentation_evaluator(
     rows: list[dict[str, Any]],
     device: torch.device,
     world_size: int = 1,
+    finally_do: Sequence[Any] = (),
 ) -> SupervisedEvaluator:
     """MONAI's evaluator: mean Dice over cases and classes.
 
     A class that neither label nor prediction of a case has is left out of that case.
+
+    Args:
+        options: of the fold.
+        network: that gives logits.
+        rows: cases.
+        device: of the network.
+        world_size: processes that share the cases.
+        finally_do: transforms of a case with its prediction on its own grid.
     """
     recipe = options.recipe
     loader, image = validation_loader(options, rows, world_size)
@@ -44,7 +54,7 @@ def segmentation_evaluator(
         val_data_loader=loader,
         network=MeanProbabilities([network], recipe.sigmoid),
         inferer=inferer(recipe, options["amp"], options["batch_size"]),
-        postprocessing=Compose([OnOwnGridd("pred", image, recipe.sigmoid)]),
+        postprocessing=Compose([OnOwnGridd("pred", image, recipe.sigmoid), *finally_do]),
         key_val_metric={"val_mean_dice": dice},
         amp=False,
     )

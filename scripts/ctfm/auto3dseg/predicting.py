@@ -21,7 +21,7 @@ from ctfm.scans import ScanDataset, collate_scans, find_scans, result_name
 from ctfm.segmentation import SaveSegmentationd
 from ctfm.transforms import MapClassesd
 
-__all__ = ["infer"]
+__all__ = ["SaveClassesd", "infer", "trained_folds"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,16 +79,26 @@ def infer(
     return f"{len(rows)} scans by {len(networks)} folds -> {out}"
 
 
-def _folds(work_dir: Path, device: Any) -> tuple[list[Any], Recipe]:
-    """Networks of all trained folds, and the recipe that they have in common."""
+def trained_folds(work_dir: Path) -> list[Path]:
+    """Folders of the folds in a work dir, or that of one fold, whose training has ended.
+
+    Raises:
+        UserError: there is none.
+    """
     folders = [work_dir, *sorted(p for p in work_dir.glob("*") if p.is_dir())]
     made = [f for f in folders if (f / "configs" / "hyper_parameters.yaml").is_file()]
-    paths = [path for folder in made if (path := checkpoint_of(folder)).is_file()]
-    if not paths:
+    trained = [folder for folder in made if checkpoint_of(folder).is_file()]
+    if not trained:
         raise UserError(
             f"{work_dir}: no trained fold: give the work_dir of an AutoRunner whose training has "
             "ended, or the folder of one fold"
         )
+    return trained
+
+
+def _folds(work_dir: Path, device: Any) -> tuple[list[Any], Recipe]:
+    """Networks of all trained folds, and the recipe that they have in common."""
+    paths = [checkpoint_of(folder) for folder in trained_folds(work_dir)]
     found = [loaded(path, device) for path in paths]
     first = found[0][1]
     for path, (_, recipe) in zip(paths, found, strict=True):

@@ -40,3 +40,19 @@ class Auto3DSeg:
         if folder is None:
             raise UserError("no output folder is given: add -o FOLDER")
         print(call(infer, str(work_dir), [str(path) for path in inputs], str(folder), **options))
+
+    def evaluate(self, work_dir: str, out: str | None = None, **options: Any) -> None:
+        """Score each case by the fold that has not trained on it; `ctfm compare` reads the tables.
+
+        Args:
+            work_dir: of AutoRunner, or the folder of one fold.
+            out: folder for tables and label maps; -o is the same; by default ``evaluation`` in
+                the work dir.
+            options: preview, amp.
+        """
+        from ctfm.auto3dseg.scoring import evaluate
+
+        logging.getLogger("ignite").setLevel(logging.WARNING)
+        folder = options.pop("o", out)
+        target = None if folder is None else str(folder)
+        print(call(evaluate, str(work_dir), target, **options))
