@@ -20,25 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from steps import heading, step, typed
+from steps import CTFM, RUN, configs, heading, start_afresh, step, typed
 
 from ctfm.errors import UserError, explain_in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 # relative to ROOT, where every command runs
 BUNDLE = Path("bundles/ct_fm_whole_body_segmentation")
-EXAMPLES = Path("examples")
 OUT = Path("demo_output")
 DATA, ENCODER, CACHE = OUT / "dataset", OUT / "encoder.safetensors", OUT / "cache"
 STORE, SCAN = OUT / "store", OUT / "unseen_phantom.nii.gz"
 MODELS, CURVES = OUT / "models", OUT / "training"
 LABELS, SCORES, OWN = OUT / "segmentation", OUT / "evaluation", OUT / "own_ct"
-#: What a run on phantoms replaces, once MARK says that it was a demo that made it.
+#: What a run on phantoms replaces, once its mark says that it was a demo that made it.
 MADE = (DATA, ENCODER, CACHE, STORE, SCAN, MODELS, CURVES, LABELS, SCORES)
-MARK = OUT / ".made_by_demo"
 
-CTFM = (sys.executable, "-m", "ctfm")
-RUN = (sys.executable, "-m", "monai.bundle", "run")
 PUBLISHED = "project-lighter/whole_body_segmentation"
 WEIGHTS = ("model.pt", "model.safetensors")
 NARROW_ENCODER = f"""
@@ -62,7 +58,7 @@ about real CT.
 def phantoms() -> None:
     """The whole chain on phantoms, afresh each time."""
     started = time.monotonic()
-    start_afresh()
+    start_afresh(OUT, MADE)
     print(BANNER)
     datalist, model = DATA / "datalist.json", MODELS / "model.pt"
     data = {"dataset_dir": DATA, "ckpt_dir": MODELS, "cache_dir": CACHE}
@@ -98,24 +94,6 @@ def phantoms() -> None:
     evaluation = bundle("train", "evaluate", "group", "narrow")
     step("evaluation", RUN, **evaluation, split="test", **data, output_dir=SCORES)
     closing(time.monotonic() - started)
-
-
-def start_afresh() -> None:
-    """Remove what an earlier run made, and nothing else.
-
-    Raises:
-        UserError: such files are there, and no earlier run left its mark.
-    """
-    there = [path for path in MADE if path.exists()]
-    if there and not MARK.exists():
-        raise UserError(f"{there[0].resolve()} was not made by this demo: move it away")
-    for path in there:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    OUT.mkdir(exist_ok=True)
-    MARK.touch()
 
 
 def closing(seconds: float) -> None:
@@ -222,11 +200,7 @@ def times(values: Any) -> str:
 
 def bundle(entry: str, *overlays: str) -> dict[str, Any]:
     """Options that run an entry point of the bundle with overlays, the bundle's or the demo's."""
-    names = [f"{entry}.json", *(f"{overlay}.yaml" for overlay in overlays)]
-    folders = [EXAMPLES if (ROOT / EXAMPLES / n).exists() else BUNDLE / "configs" for n in names]
-    paths = [folder / name for folder, name in zip(folders, names, strict=True)]
-    listed = "[" + ",".join(f"'{path.as_posix()}'" for path in paths) + "]"
-    return {"config_file": listed if overlays else paths[0], "bundle_root": BUNDLE}
+    return configs(BUNDLE, entry, *overlays)
 
 
 def main() -> None:

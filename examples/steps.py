@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,13 @@ from typing import Any
 
 from ctfm.errors import UserError
 
-__all__ = ["heading", "step", "typed"]
+__all__ = ["CTFM", "RUN", "configs", "heading", "start_afresh", "step", "typed"]
 
 ROOT = Path(__file__).resolve().parents[1]
+CTFM = (sys.executable, "-m", "ctfm")
+RUN = (sys.executable, "-m", "monai.bundle", "run")
+#: In the folder that a demo fills.
+MARK = ".made_by_demo"
 #: Lines in which MONAI repeats the command line, and the hub counts its attempts.
 NOISE = re.compile(
     r"parsing config_file|\d{4}-\S+ \S+ - INFO - |.* - Not all config files"
@@ -63,6 +68,38 @@ def step(name: str, command: Sequence[str], /, **options: Any) -> None:
         text = " ".join(typed(command, **options).replace("\\\n", " ").split())
         raise UserError(f"step {name!r} ended with exit code {process.returncode}: {text}")
     print(f"({time.monotonic() - started:.0f} s)")
+
+
+def start_afresh(out: Path, made: Sequence[Path]) -> None:
+    """Remove what an earlier run of a demo made, and nothing else.
+
+    Args:
+        out: the demo's folder.
+        made: what a run makes in it.
+
+    Raises:
+        UserError: such files are there, and no earlier run left its mark.
+    """
+    there = [path for path in made if path.exists()]
+    if there and not (out / MARK).exists():
+        raise UserError(f"{there[0].resolve()} was not made by this demo: move it away")
+    for path in there:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    out.mkdir(exist_ok=True)
+    (out / MARK).touch()
+
+
+def configs(bundle: Path, entry: str, *overlays: str) -> dict[str, Any]:
+    """Options that run an entry point of a bundle with overlays, the bundle's or the examples'."""
+    names = [f"{entry}.json", *(f"{overlay}.yaml" for overlay in overlays)]
+    examples = Path("examples")
+    folders = [examples if (ROOT / examples / n).exists() else bundle / "configs" for n in names]
+    paths = [folder / name for folder, name in zip(folders, names, strict=True)]
+    listed = "[" + ",".join(f"'{path.as_posix()}'" for path in paths) + "]"
+    return {"config_file": listed if overlays else paths[0], "bundle_root": bundle}
 
 
 def typed(command: Sequence[str], /, **options: Any) -> str:

@@ -60,16 +60,16 @@ def test_banners_are_left_out_and_progress_bars_kept(
 
 
 def test_a_second_run_removes_only_what_the_first_one_made(demo: ModuleType) -> None:
-    demo.start_afresh()
+    demo.start_afresh(demo.OUT, demo.MADE)
     demo.DATA.mkdir()
     demo.ENCODER.touch()
     demo.OWN.mkdir()
-    demo.start_afresh()
+    demo.start_afresh(demo.OUT, demo.MADE)
     assert sorted(p.name for p in demo.OUT.iterdir()) == [".made_by_demo", "own_ct"]
     demo.DATA.mkdir()
-    demo.MARK.unlink()
+    (demo.OUT / ".made_by_demo").unlink()
     with pytest.raises(UserError, match="not made by this demo"):
-        demo.start_afresh()
+        demo.start_afresh(demo.OUT, demo.MADE)
     assert demo.DATA.exists()
 
 
