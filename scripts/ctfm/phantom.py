@@ -7,10 +7,7 @@ out bowel, vessels and lesions anew.
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
-import re
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -26,9 +23,10 @@ from ctfm.errors import UserError
 from ctfm.files import atomic_path
 from ctfm.phantom_head import head_parts
 from ctfm.phantom_shapes import Canvas, Part, blob
-from ctfm.phantom_torso import BLOOD, FAT, torso_parts
+from ctfm.phantom_torso import BLOOD, torso_parts
+from ctfm.phantom_tumors import HOSTS, tumor
 
-__all__ = ["REGIONS", "Phantom", "head", "save", "torso", "write_dataset"]
+__all__ = ["REGIONS", "Phantom", "head", "save", "torso", "write_dataset", "write_volume"]
 
 Array = npt.NDArray[Any]
 Triple = tuple[float, float, float]
@@ -39,7 +37,6 @@ REGIONS = {"torso": (-155, 465), "thorax": (140, 465), "abdomen": (-15, 265), "p
 CONTRAST = {"liver": 50, "spleen": 70, "kidney_left": 130, "kidney_right": 130, "pancreas": 50,
             "heart": 50}  # fmt: skip
 CONTRAST_IN_BLOOD, CONTRAST_IN_TUMORS = 115, 45
-TUMOR_HOST = re.compile(r"liver|kidney_(left|right)|spleen|pancreas|lung_\w+")
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,7 @@ def torso(
     oblique_degrees: float = 0.0,
     noise_hu: float = 10.0,
     tumors: int = 0,
+    hosts: str = HOSTS,
     contrast: bool = False,
     table: bool = True,
 ) -> Phantom:
@@ -80,7 +78,9 @@ def torso(
         region: field of view, one of `REGIONS`.
         oblique_degrees: tilt of the grid against the patient, below 40.
         noise_hu: standard deviation of the noise.
-        tumors: number of tumours in liver, kidneys, spleen, pancreas and lungs.
+        tumors: number of tumours.
+        hosts: organs that may have them, a regular expression of class names; as it stands liver,
+            kidneys, spleen, pancreas and lungs.
         contrast: portal venous phase instead of no contrast medium.
         table: draw the table under the patient.
 
@@ -100,7 +100,8 @@ def torso(
     canvas.bend(rng, mm=5)
     parts = torso_parts(rng)
     for _ in range(tumors):
-        parts.append(_tumor(parts, rng, (low + 15) / canvas.size[2], (high - 15) / canvas.size[2]))
+        ends = (low + 15) / canvas.size[2], (high - 15) / canvas.size[2]
+        parts.append(tumor(parts, rng, *ends, hosts))
     for part in parts:
         canvas.paint(_enhanced(part) if contrast else part)
     return _finished(canvas, seed, noise_hu)
@@ -142,11 +143,11 @@ def save(
     Raises:
         ctfm.errors.UserError: a file cannot be written.
     """
-    _write(phantom.image, phantom.affine, image_path)
+    write_volume(phantom.image, phantom.affine, image_path)
     if label_path is not None:
-        _write(phantom.label, phantom.affine, label_path)
+        write_volume(phantom.label, phantom.affine, label_path)
     if lesion_path is not None:
-        _write(phantom.lesion, phantom.affine, lesion_path)
+        write_volume(phantom.lesion, phantom.affine, lesion_path)
 
 
 def write_dataset(
@@ -175,10 +176,10 @@ def write_dataset(
     for index in range(subjects):
         name, left = f"s{index:04d}", (subjects - 1 - index) // held_out
         phantom = torso(seed + index, spacing, region=region)
-        _write(phantom.image, phantom.affine, folder / name / "ct.nii.gz")
+        write_volume(phantom.image, phantom.affine, folder / name / "ct.nii.gz")
         for number, label in TOTALSEGMENTATOR_V2.items():
             mask = (phantom.label == number).astype(np.uint8)
-            _write(mask, phantom.affine, folder / name / "segmentations" / f"{label}.nii.gz")
+            write_volume(mask, phantom.affine, folder / name / "segmentations" / f"{label}.nii.gz")
         split = ("test", "val", "train")[min(left, 2)]
         rows.append(f"{name};{rng.integers(30, 85)};m;phantom;ct {region};{split}")
     with atomic_path(folder / "meta.csv") as path:
@@ -233,31 +234,12 @@ def _enhanced(part: Part) -> Part:
     return replace(part, hu=bright(part.hu), core=None if part.core is None else bright(part.core))
 
 
-def _tumor(parts: list[Part], rng: np.random.Generator, low: float, high: float) -> Part:
-    """A lump inside an organ, where no later part covers it, between two z in mm."""
-    hosts = [i for i, part in enumerate(parts) if part.name and TUMOR_HOST.fullmatch(part.name)]
-    for index in rng.permutation(hosts):
-        host, radius = parts[index], rng.uniform(8, 20)
-        box = np.array(host.shape.box)
-        box[:, 2] = box[:, 2].clip(low, high)
-        points = rng.uniform(box[0], box[1], (300, 3)).T.astype(np.float32)[..., None, None]
-        room = host.shape.depth(points).ravel()
-        for part in parts[index + 1 :]:
-            near = (part.shape.box[0] < box[1]).all() and (part.shape.box[1] > box[0]).all()
-            if near and (part.name is not None or part.lesion):
-                room = np.minimum(room, -part.shape.depth(points).ravel())
-        best = int(np.argmax(room.clip(max=radius)))
-        if room[best] > 4:
-            centre, radius = points[:, best, 0, 0], min(radius, float(room[best]))
-            lumps = [(centre, radius * 0.8)]
-            lumps += [(centre + rng.normal(0, 0.3 * radius, 3), radius * 0.5) for _ in range(3)]
-            shape = functools.reduce(operator.or_, (blob(at, (r, r, r)) for at, r in lumps))
-            hu = 35 if host.hu < FAT else 25
-            return Part(None, hu, shape, over=host.name, lesion=True)
-    raise UserError("no organ here has room for another tumor: ask for fewer, or the whole torso")
+def write_volume(data: Array, affine: Array, path: str | PathLike[str]) -> None:
+    """Write NIfTI in mm, with its orientation stated.
 
-
-def _write(data: Array, affine: Array, path: str | PathLike[str]) -> None:
+    Raises:
+        ctfm.errors.UserError: the name does not end in .nii or .nii.gz, or it cannot be written.
+    """
     if not str(path).endswith((".nii", ".nii.gz")):
         raise UserError(f"{path} is no NIfTI file name: end it in .nii.gz or .nii")
     image = nib.Nifti1Image(data, affine)

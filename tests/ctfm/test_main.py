@@ -79,6 +79,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("phantom.torso", ["ct.nii.gz"]),
         ("phantom.head", ["ct.nii.gz"]),
         ("phantom.dataset", ["folder"]),
+        ("phantom.msd", ["folder"]),
         ("datalist.totalsegmentator", ["--root", ".", "--out", "x.json"]),
         ("datalist.msd", ["--root", ".", "--out", "x.json"]),
         ("datalist.ct", ["--root", ".", "--out", "x.json"]),

@@ -117,7 +117,7 @@ class Store:
 
 
 class Phantom:
-    """CT phantoms with TotalSegmentator labels, for trying things out."""
+    """CT phantoms with labels, for trying things out."""
 
     def torso(self, out: str, label: str | None = None, **options: Any) -> None:
         """Write a torso: image, and labels where asked for.
@@ -125,8 +125,8 @@ class Phantom:
         Args:
             out: NIfTI file of the CT.
             label: NIfTI file of the labels.
-            options: seed, spacing, axcodes, oblique_degrees, noise_hu, tumors, contrast, region,
-                table.
+            options: seed, spacing, axcodes, oblique_degrees, noise_hu, tumors, hosts, contrast,
+                region, table.
         """
         from ctfm import phantom
 
@@ -154,3 +154,14 @@ class Phantom:
         from ctfm import phantom
 
         call(phantom.write_dataset, str(root), **options)
+
+    def msd(self, root: str, **options: Any) -> None:
+        """Write phantoms with tumours in the layout of the Medical Segmentation Decathlon.
+
+        Args:
+            root: folder in which the task's folder is made, or the task's folder.
+            options: task, subjects, tests, spacing, seed, margin.
+        """
+        from ctfm import phantom_msd
+
+        call(phantom_msd.write_dataset, str(root), **options)

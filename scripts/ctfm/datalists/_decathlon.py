@@ -8,21 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ctfm.classes import DECATHLON_TUMORS
 from ctfm.errors import UserError
 
 __all__ = ["DATASET", "TASKS", "Task", "case_name", "read_task"]
 
 DATASET = "dataset.json"
 LICENCE = "CC BY-SA 4.0 (http://medicaldecathlon.com)"
-#: The tumour tasks on CT, with the labels of their dataset.json (Antonelli et al. 2022,
-#: doi:10.1038/s41467-022-30695-9).
-TASKS: Mapping[str, Mapping[int, str]] = {
-    "Task03_Liver": {1: "liver", 2: "cancer"},
-    "Task06_Lung": {1: "cancer"},
-    "Task07_Pancreas": {1: "pancreas", 2: "cancer"},
-    "Task08_HepaticVessel": {1: "Vessel", 2: "Tumour"},
-    "Task10_Colon": {1: "colon cancer primaries"},
-}
+TASKS = DECATHLON_TUMORS
 
 
 @dataclass(frozen=True)
