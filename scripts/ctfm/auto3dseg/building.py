@@ -129,7 +129,11 @@ def random_transforms(recipe: Recipe, flips: bool) -> list[Any]:
 def workers(options: Options) -> int:
     """Worker processes of a loader; 0 loads in the training's own."""
     given = options["num_workers"]
-    return min(8, (os.cpu_count() or 1) - 1) if given is None else int(given)
+    if given is not None:
+        return int(given)
+    if options["cache"] and not torch.cuda.is_available():
+        return 0  # a crop of a cached scan takes milliseconds, a worker a core from the network
+    return min(8, (os.cpu_count() or 1) - 1)
 
 
 class TrainingData:
