@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from ctfm.contract import ENCODER, PRETRAINING, SCAN_EMBEDDING, SEGRESNET, WHOLE_BODY, Task
+from ctfm.contract import (
+    ENCODER,
+    PRETRAINING,
+    SCAN_EMBEDDING,
+    SEGRESNET,
+    TUMORS,
+    WHOLE_BODY,
+    Task,
+    TumorSegmentation,
+    WholeBody,
+)
 
 __all__ = ["expected_values"]
 
@@ -47,23 +58,63 @@ def _segresnet() -> Values:
 
 
 def _whole_body() -> dict[Stack, Values]:
-    task = WHOLE_BODY
-    shared = {
+    network = _segresnet()
+    return {
+        ("train.json",): {**network, **_segmentation_training(WHOLE_BODY)},
+        ("inference.json",): {**network, **_segmentation_inference(WHOLE_BODY)},
+        ("train.json", "evaluate.yaml"): {"val_overlap": WHOLE_BODY.overlap},
+    }
+
+
+def _tumors(own: str = "lung", others: Sequence[str] = ()) -> dict[Stack, Values]:
+    """Of the entry points for the task `own`, and of the overlays for the others."""
+    overlap = {"val_overlap": TUMORS[own].overlap}
+    stacks: dict[Stack, Values] = {("train.json", "evaluate.yaml"): overlap}
+    for name in (own, *others):
+        overlay: Stack = () if name == own else (f"{name}.yaml",)
+        stacks |= {
+            ("train.json", *overlay): _tumor_training(TUMORS[name]),
+            ("inference.json", *overlay): _tumor_inference(TUMORS[name]),
+        }
+    return stacks
+
+
+def _tumor_training(task: TumorSegmentation) -> Values:
+    return {
+        **_tumor_network(task),
+        **_segmentation_training(task),
+        "fold": task.fold,
+        "RandFlipd::prob": task.flip_prob,
+        "ClassPositionsd::background": bool(task.background_ratio),
+    }
+
+
+def _tumor_inference(task: TumorSegmentation) -> Values:
+    return {**_tumor_network(task), **_segmentation_inference(task)}
+
+
+def _tumor_network(task: TumorSegmentation) -> Values:
+    """The number of outputs follows from the names."""
+    fixed = {k: v for k, v in _segresnet().items() if not k.endswith("::out_channels")}
+    return {**fixed, "class_names": tuple(task.classes.values())}
+
+
+def _segmentation_inference(task: WholeBody) -> Values:
+    return {
         **_input(task),
-        **_segresnet(),
         "CropForegroundd::margin": task.foreground_margin,
         "SlidingWindowInferer::roi_size": task.patch,
         "SlidingWindowInferer::mode": "gaussian",
-    }
-    return {
-        ("train.json",): {**shared, **_whole_body_training(), **_whole_body_augmentation()},
-        ("inference.json",): {**shared, "overlap": task.overlap},
-        ("train.json", "evaluate.yaml"): {"val_overlap": task.overlap},
+        "overlap": task.overlap,
     }
 
 
-def _whole_body_training() -> Values:
-    task = WHOLE_BODY
+def _segmentation_training(task: WholeBody) -> Values:
+    shared = {k: v for k, v in _segmentation_inference(task).items() if k != "overlap"}
+    return {**shared, **_optimization(task), **_augmentation(task)}
+
+
+def _optimization(task: WholeBody) -> Values:
     return {
         "epochs": task.epochs,
         "batch_size": task.batch_size,
@@ -79,8 +130,7 @@ def _whole_body_training() -> Values:
     }
 
 
-def _whole_body_augmentation() -> Values:
-    task = WHOLE_BODY
+def _augmentation(task: WholeBody) -> Values:
     smooth = {f"RandGaussianSmoothd::sigma_{axis}": task.smooth_sigma for axis in "xyz"}
     return {
         "RandAffined::prob": task.affine_prob,
@@ -168,5 +218,8 @@ def _embedding() -> Values:
 
 TASKS: dict[str, Callable[[], dict[Stack, Values]]] = {
     "whole_body": _whole_body,
+    # a zip of one task has its name at the end; the first that fits is taken
+    **{f"tumor_segmentation_{n.replace('_', '')}": partial(_tumors, n) for n in TUMORS},
+    "tumor_segmentation": partial(_tumors, "lung", [n for n in TUMORS if n != "lung"]),
     "pretrain": _pretraining,
 }

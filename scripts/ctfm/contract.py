@@ -14,6 +14,7 @@ from typing import Any
 
 from ctfm.classes import (
     CLASS_GROUPS,
+    DECATHLON_TUMORS,
     TOTALSEGMENTATOR_V1,
     TOTALSEGMENTATOR_V2,
     ClassGroup,
@@ -23,7 +24,7 @@ from ctfm.classes import (
 __all__ = [
     "CLASS_GROUPS", "ENCODER", "HEAD_CT_TRIAGE", "LESION_RETRIEVAL", "ORGAN_RETRIEVAL",
     "PRETRAINING", "SCAN_EMBEDDING", "SEGRESNET", "SEMANTIC_SEARCH", "STABILITY",
-    "TOTALSEGMENTATOR_V1", "TOTALSEGMENTATOR_V2", "TUMOR_SEGMENTATION", "WHOLE_BODY",
+    "TOTALSEGMENTATOR_V1", "TOTALSEGMENTATOR_V2", "TUMORS", "WHOLE_BODY",
     "ClassGroup", "class_group",
 ]  # fmt: skip
 
@@ -168,13 +169,33 @@ class WholeBody(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TumorSegmentation(Task):
-    """Auto3DSeg's segresnet recipe with the encoder injected; fold 0 only."""
+class TumorSegmentation(WholeBody):
+    """A tumour task of the Decathlon: whole-body segmentation's recipe, with flips.
 
-    tasks: tuple[str, ...] = (
-        "Task03_Liver", "Task06_Lung", "Task07_Pancreas", "Task08_HepaticVessel",
-    )  # fmt: skip
+    CT-FM's authors ran Auto3DSeg's segresnet with axes SPL and the encoder injected, on fold 0; the
+    spacing and patch that it chose are not public. Those here are the task's as nnU-Net's planning
+    has them (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z) and MONAI's tutorial
+    `dynunet_pipeline` repeats them: the median spacing of the data set, and a patch whose sides are
+    rounded up to the encoder's divisor.
+
+    Attributes:
+        decathlon: the task's folder, a key of `ctfm.classes.DECATHLON_TUMORS`.
+        background_ratio: background is as frequent as a class in the middle of crops, as in
+            Auto3DSeg: a network that only sees crops around tumours finds tumours everywhere.
+        flip_prob: along each axis: tumours have no side.
+        fold: that validates.
+        epochs: so many that some 40,000 crops are seen, 600 at most.
+    """
+
+    decathlon: str
+    background_ratio: int = 1
+    flip_prob: float = 0.5
     fold: int = 0
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Label value -> name, as the task's ``dataset.json`` has them; the last is tumour."""
+        return dict(DECATHLON_TUMORS[self.decathlon])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +239,44 @@ SEGRESNET = SegResNet()
 # 64x128x128 mm at 3x1x1 mm, each side rounded up to the encoder's divisor
 PRETRAINING = Pretraining(spacing=(3.0, 1.0, 1.0), patch=(32, 128, 128))
 WHOLE_BODY = WholeBody(spacing=(1.5, 1.5, 1.5), patch=(96, 160, 160), overlap=0.625)
-TUMOR_SEGMENTATION = TumorSegmentation(spacing=None, patch=None)
+#: By the name that overlays and zips have.
+TUMORS = {
+    "lung": TumorSegmentation(
+        decathlon="Task06_Lung",
+        spacing=(1.24, 0.79, 0.79),
+        patch=(80, 192, 160),
+        overlap=0.625,
+        epochs=600,
+    ),
+    "pancreas": TumorSegmentation(
+        decathlon="Task07_Pancreas",
+        spacing=(2.5, 0.8, 0.8),
+        patch=(48, 224, 224),
+        overlap=0.625,
+        epochs=180,
+    ),
+    "hepatic_vessel": TumorSegmentation(
+        decathlon="Task08_HepaticVessel",
+        spacing=(1.5, 0.8, 0.8),
+        patch=(64, 192, 192),
+        overlap=0.625,
+        epochs=165,
+    ),
+    "liver": TumorSegmentation(
+        decathlon="Task03_Liver",
+        spacing=(1.0, 0.77, 0.77),
+        patch=(128, 128, 128),
+        overlap=0.625,
+        epochs=380,
+    ),
+    "colon": TumorSegmentation(
+        decathlon="Task10_Colon",
+        spacing=(3.0, 0.78, 0.78),
+        patch=(64, 192, 160),
+        overlap=0.625,
+        epochs=400,
+    ),
+}
 HEAD_CT_TRIAGE = HeadTriage(spacing=(5.0, 2.0, 2.0), patch=(48, 128, 128))
 ORGAN_RETRIEVAL = Embedding(spacing=None, patch=(64, 64, 64), stored_axes=(0, 3, 2, 1))
 LESION_RETRIEVAL = Embedding(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from types import TracebackType
 
 __all__ = ["UserError", "explain_in_one_line", "one_line"]
 
+#: What torch's loader makes of an error in a worker process: its traceback, as text.
+OF_WORKER = re.compile(rf"^{re.escape(__name__)}\.UserError: (.+)$", re.MULTILINE)
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -30,6 +33,8 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted: what was finished is kept; the same command continues or starts again"
     for link in _chain(error):
+        if "DataLoader worker" in str(link) and (told := OF_WORKER.search(str(link))):
+            return " ".join(told[1].split())
         if isinstance(link, UserError):
             return " ".join(str(link).split())
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from monai.transforms import MapTransform
 from ctfm.classes import TOTALSEGMENTATOR_V2
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
+from ctfm.lesions import LesionScore, format_lesions, lesion_score, write_lesions
 from ctfm.metrics import ClassScore, format_table, segmentation_scores, summarise, write_report
 from ctfm.preview import preview
 from ctfm.scans import RESULT_SUFFIX, read_scan, result_name
 
-__all__ = ["SaveSegmentationd", "SegmentationReport"]
+__all__ = ["LesionReport", "SaveSegmentationd", "SegmentationReport"]
 
 logger = logging.getLogger(__name__)
+
+NO_CASE = "no case could be evaluated: see the messages above"
 
 
 class SaveSegmentationd(MapTransform):
@@ -124,6 +127,7 @@ class SegmentationReport:
         class_ids: ids that are scored.
         label_key: reference label map (1, X, Y, Z) as it is stored.
         nsd_tolerance_mm: surfaces closer than this count as equal (TotalSegmentator's 3 mm).
+        names: id -> name; None: the TotalSegmentator v2 classes.
     """
 
     def __init__(
@@ -132,9 +136,11 @@ class SegmentationReport:
         class_ids: Sequence[int],
         label_key: str = "reference",
         nsd_tolerance_mm: float = 3.0,
+        names: Mapping[int, str] | None = None,
     ) -> None:
         self.output_dir = output_dir
-        self.classes = {i: TOTALSEGMENTATOR_V2.get(i, f"class {i}") for i in class_ids}
+        known = TOTALSEGMENTATOR_V2 if names is None else names
+        self.classes = {i: known.get(i, f"class {i}") for i in class_ids}
         self.label_key = label_key
         self.nsd_tolerance_mm = nsd_tolerance_mm
         self.cases: dict[str, list[ClassScore]] = {}
@@ -145,20 +151,70 @@ class SegmentationReport:
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def _score(self, engine: Any) -> None:
-        for row, output in zip(engine.state.batch, engine.state.output, strict=True):
-            reference = row[self.label_key]
-            spacing = np.linalg.norm(np.asarray(reference.affine)[:3, :3], axis=0)
-            name = result_name(row, "image")
-            if name in self.cases:
-                name = f"{name} ({len(self.cases)})"
+        for name, predicted, reference, spacing in _pairs(engine, self.label_key, self.cases):
             self.cases[name] = segmentation_scores(
-                output["pred"][0], reference[0], spacing, self.classes, self.nsd_tolerance_mm
+                predicted, reference, spacing, self.classes, self.nsd_tolerance_mm
             )
 
     def _report(self, _engine: Any) -> None:
         if not self.cases:
-            raise UserError("no case could be evaluated: see the messages above")
+            raise UserError(NO_CASE)
         summary = summarise(self.cases, nsd_tolerance_mm=self.nsd_tolerance_mm)
         write_report(self.cases, self.output_dir, summary)
         print(format_table(summary))
         logger.info("tables: %s", Path(self.output_dir).resolve())
+
+
+class LesionReport:
+    """Handler: find the tumours of each case on its own grid, and write tables when all are done.
+
+    Args:
+        output_dir: folder of ``lesions.csv``, ``lesions_cases.csv`` and ``lesions.json``.
+        class_id: the id of tumour.
+        label_key: reference label map (1, X, Y, Z) as it is stored.
+        min_overlap: share of its voxels that the other mask must have, from 0 to 1, for a tumour to
+            be found; 0: any voxel.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        class_id: int,
+        label_key: str = "reference",
+        min_overlap: float = 0.0,
+    ) -> None:
+        self.output_dir = output_dir
+        self.class_id = class_id
+        self.label_key = label_key
+        self.min_overlap = min_overlap
+        self.cases: dict[str, LesionScore] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Count after each case, report at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def _count(self, engine: Any) -> None:
+        for name, predicted, reference, spacing in _pairs(engine, self.label_key, self.cases):
+            self.cases[name] = lesion_score(
+                predicted, reference, spacing, self.class_id, self.min_overlap
+            )
+
+    def _report(self, _engine: Any) -> None:
+        if not self.cases:
+            raise UserError(NO_CASE)
+        settings = {"class_id": self.class_id, "min_overlap": self.min_overlap}
+        print(format_lesions(write_lesions(self.cases, self.output_dir, settings=settings)))
+
+
+def _pairs(
+    engine: Any, label_key: str, taken: Collection[str]
+) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name, prediction, reference (X, Y, Z) and voxel size in mm of the cases of an iteration."""
+    for row, output in zip(engine.state.batch, engine.state.output, strict=True):
+        reference = row[label_key]
+        spacing = np.linalg.norm(np.asarray(reference.affine)[:3, :3], axis=0)
+        name = result_name(row, "image")
+        if name in taken:
+            name = f"{name} ({len(taken)})"
+        yield name, output["pred"][0], reference[0], spacing

@@ -58,6 +58,8 @@ class MapClassesd(MapTransform):
         source: ids as they come.
         target: ids as they go, one for each of `source`.
         dtype: torch type of the result.
+        strict: refuse ids that are not listed, and are not 0, in place of taking them for
+            background.
     """
 
     def __init__(
@@ -66,8 +68,11 @@ class MapClassesd(MapTransform):
         source: Sequence[int],
         target: Sequence[int],
         dtype: torch.dtype = torch.uint8,
+        strict: bool = False,
     ) -> None:
         super().__init__(keys)
+        self.strict = strict
+        self.known = frozenset({0, *source})
         if len(source) != len(target):
             raise UserError(
                 f"{len(source)} class ids are mapped to {len(target)}: give one target for each"
@@ -83,10 +88,22 @@ class MapClassesd(MapTransform):
         for key in self.key_iterator(result):
             label = result[key]
             plain = label.as_tensor() if isinstance(label, MetaTensor) else torch.as_tensor(label)
+            if self.strict:
+                self._check(plain, label)
             table = torch.from_numpy(self.table).to(plain.device, self.dtype)
             mapped = table[plain.long().clamp_(0, len(table) - 1)]
             result[key] = convert_to_dst_type(mapped, label, dtype=self.dtype)[0]
         return result
+
+    def _check(self, plain: torch.Tensor, label: Any) -> None:
+        values = set(torch.unique(plain).tolist())
+        if other := sorted(values - self.known):
+            name = label.meta.get("filename_or_obj", "label") if hasattr(label, "meta") else "label"
+            shown = ", ".join(f"{value:g}" for value in other[:5])
+            raise UserError(
+                f"{name} holds {shown}; the classes are {', '.join(map(str, sorted(self.known)))}: "
+                "correct the label, or give the task's classes"
+            )
 
 
 class ClassPositionsd(Transform):
@@ -94,13 +111,15 @@ class ClassPositionsd(Transform):
 
     One sort over the labelled voxels in place of MONAI's pass per class, and a bounded number of
     positions per class, so that the result can be cached. A scan that shows none of the classes
-    gives positions all over it under the first class, so that it is cropped at random.
+    gives positions all over it under the first class, so that it is cropped at random. So does
+    background where it is asked for: it is nearly everywhere, and any place is as good as its own.
 
     Args:
         label_key: item with a label map (1, D, H, W) of values 0..num_classes-1.
         indices_key: item that receives the positions.
         num_classes: number of classes, background included.
         max_samples_per_class: positions kept of each class, evenly spread over it.
+        background: give positions of background too.
     """
 
     def __init__(
@@ -109,14 +128,16 @@ class ClassPositionsd(Transform):
         indices_key: str,
         num_classes: int,
         max_samples_per_class: int = 10_000,
+        background: bool = False,
     ) -> None:
+        self.background = background
         self.label_key = label_key
         self.indices_key = indices_key
         self.num_classes = num_classes
         self.max_samples_per_class = max_samples_per_class
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add a list of `num_classes` tensors of flat positions; background's is empty."""
+        """Add a list of `num_classes` tensors of flat positions."""
         label = torch.as_tensor(data[self.label_key]).reshape(-1).numpy()
         labelled = np.flatnonzero(label)
         order = np.argsort(label[labelled], kind="stable")
@@ -127,14 +148,17 @@ class ClassPositionsd(Transform):
                 "check class_ids against the label files"
             )
         groups = np.split(labelled[order], np.cumsum(counts)[:-1])
+        found = [group[self._spread(len(group))].astype(np.int64) for group in groups]
         if not len(labelled):
-            groups[1] = np.arange(label.size)
-        return {**data, self.indices_key: [self._thin(group) for group in groups]}
+            found[1] = self._spread(label.size)
+        if self.background:
+            found[0] = self._spread(label.size)
+        return {**data, self.indices_key: [torch.from_numpy(group) for group in found]}
 
-    def _thin(self, positions: np.ndarray[Any, Any]) -> torch.Tensor:
-        keep = min(len(positions), self.max_samples_per_class)
-        chosen = np.linspace(0, len(positions) - 1, keep).astype(np.int64) if keep else slice(0)
-        return torch.from_numpy(positions[chosen].astype(np.int64))
+    def _spread(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Evenly spread places among so many, no more than are kept."""
+        keep = min(count, self.max_samples_per_class)
+        return np.linspace(0, max(0, count - 1), keep).astype(np.int64)
 
 
 class RandViewsd(Randomizable, MapTransform):

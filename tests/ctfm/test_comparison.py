@@ -278,6 +278,26 @@ def refused(a: Path, b: Path, **options: Any) -> str:
     return str(raised.value)
 
 
+def test_lesions_of_two_runs(tmp_path: Path) -> None:
+    """Fewer false positives are better; what a case without lesions has is no sensitivity."""
+    header = "case,lesions,detected,sensitivity,predicted,false_positives"
+    runs = {
+        "a": ["x,2,2,1,2,0", "y,2,1,0.5,2,1", "z,0,0,,1,1"],
+        "b": ["x,2,1,0.5,3,2", "y,2,1,0.5,4,3", "z,0,0,,4,4"],
+    }
+    for name, lines in runs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lesions_cases.csv").write_text("\n".join([header, *lines]) + "\n")
+    found, false = (
+        compare_runs(*(read_run(tmp_path / name, metric) for name in runs))
+        for metric in ("sensitivity", "false_positives")
+    )
+    assert (found.overall.a, found.overall.b, found.overall.difference.cases) == (0.75, 0.5, 2)
+    assert (false.overall.difference.mean, false.overall.better_a) == (pytest.approx(-7 / 3), 3)
+    with pytest.raises(UserError, match=r"no metrics_cases\.csv"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
 def test_runs_on_other_cases(runs: tuple[Path, Path], tmp_path: Path) -> None:
     other = write(tmp_path / "other", named([[0.5, 0.5, 0.5]] * 2) | {"new": [0.5] * 3})
     found = refused(runs[0], other)

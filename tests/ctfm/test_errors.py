@@ -47,6 +47,18 @@ def test_other_errors_have_no_line() -> None:
     assert one_line(ValueError("x")) is None
 
 
+def test_error_in_a_worker_of_the_loader_has_its_line() -> None:
+    """The loader sends a traceback as text, in an error of its kind."""
+    text = (
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n"
+        "ctfm.errors.UserError: a.nii.gz holds 3: correct it\n\nThe above exception was …\n"
+        "RuntimeError: applying transform"
+    )
+    for kind in (RuntimeError, UserError):
+        assert one_line(kind(text)) == "a.nii.gz holds 3: correct it"
+    assert one_line(RuntimeError(text.replace("ctfm.errors.UserError", "ValueError"))) is None
+
+
 def test_missing_optional_dependency_says_the_pip_line() -> None:
     with pytest.raises(UserError, match=r'needed to fly .* pip install "ct-fm-bundles\[dali\]"'):
         require("no_such_module.at_all", purpose="fly", extra="dali")

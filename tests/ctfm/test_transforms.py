@@ -56,6 +56,14 @@ class TestMapClasses:
         with pytest.raises(UserError, match="2 class ids are mapped to 1"):
             MapClassesd("label", [1, 2], [1])
 
+    def test_strict_refuses_other_ids_and_names_the_file(self, label: MetaTensor) -> None:
+        ids = sorted(set(label.unique().int().tolist()) - {0})
+        strict = MapClassesd("label", ids, ids, strict=True)
+        assert torch.equal(strict({"label": label})["label"].float(), label.float())
+        label.meta["filename_or_obj"] = "lung_001.nii.gz"
+        with pytest.raises(UserError, match=rf"lung_001.nii.gz holds {ids[-1]}; the classes are 0"):
+            MapClassesd("label", ids[:-1], ids[:-1], strict=True)({"label": label})
+
 
 class TestClassPositions:
     def positions(self, label: torch.Tensor, **options: int) -> list[torch.Tensor]:
@@ -81,6 +89,14 @@ class TestClassPositions:
         label = torch.zeros(1, 6, 6, 6, dtype=torch.uint8)
         found = self.positions(label, num_classes=3)
         assert [len(f) for f in found] == [0, 216, 0]
+
+    def test_background_lies_anywhere_where_it_is_asked_for(self) -> None:
+        label = torch.zeros(1, 4, 5, 6)
+        label[0, 1, 2, 3] = 1
+        for background, expected in ((False, 0), (True, 120)):
+            transform = ClassPositionsd("label", "positions", 2, background=background)
+            found = transform({"label": label})["positions"]
+            assert [len(group) for group in found] == [expected, 1]
 
     def test_label_beyond_the_network_is_refused(self, label: MetaTensor) -> None:
         with pytest.raises(UserError, match="class 117, the network has 3"):

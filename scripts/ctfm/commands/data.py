@@ -86,7 +86,8 @@ class Store:
 
         Args:
             datalist: datalist (JSON), or scans: a file, a folder or a pattern.
-            task: pretraining, whole_body or head_ct_triage.
+            task: pretraining, whole_body, head_ct_triage, or a tumour task: lung_tumor,
+                pancreas_tumor, hepatic_vessel_tumor, liver_tumor, colon_tumor.
             out: folder of the store.
             options: base_dir, spacing, workers, max_failures, input_check.
         """

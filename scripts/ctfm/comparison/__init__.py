@@ -25,10 +25,12 @@ def compare(
     """Compare two runs case by case, such as a pretrained network and one from scratch.
 
     Args:
-        run_a: `metrics_cases.csv` of an evaluation, or a folder that holds one.
+        run_a: `metrics_cases.csv` of an evaluation, or a folder that holds one; for a metric of
+            lesions `lesions_cases.csv`.
         run_b: the same, of the other run on the same cases.
         out: folder for `compare.csv`, `compare.json` and `compare.png`; None: no files.
-        metric: "dice", "nsd", "asd_mm" or "hd95_mm".
+        metric: "dice", "nsd", "asd_mm" or "hd95_mm"; of lesions "sensitivity" or
+            "false_positives".
         seed: of the bootstrap.
         resamples: of the bootstrap, for each interval.
 

@@ -13,6 +13,7 @@ from ctfm.errors import UserError
 __all__ = ["METRICS", "Metric", "Run", "check_same", "read_run"]
 
 CASES = "metrics_cases.csv"
+LESIONS = "lesions_cases.csv"
 REFERENCE = "reference_ml"
 #: References may differ by so much, relatively: the tables hold six digits.
 SAME_VOLUME = 1e-4
@@ -29,11 +30,18 @@ class Metric:
         title: as a sentence calls a difference of it.
         digits: after the point.
         higher_is_better: Dice is, a distance is not.
+        table: the file that has it, with a row for each case and class, or for each case alone.
     """
 
     title: str
     digits: int
     higher_is_better: bool
+    table: str = CASES
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the table has a row for each class of a case."""
+        return self.table == CASES
 
 
 METRICS: Mapping[str, Metric] = {
@@ -41,6 +49,8 @@ METRICS: Mapping[str, Metric] = {
     "nsd": Metric("NSD", 3, True),
     "asd_mm": Metric("mm ASD", 2, False),
     "hd95_mm": Metric("mm HD95", 2, False),
+    "sensitivity": Metric("sensitivity to lesions", 3, True, LESIONS),
+    "false_positives": Metric("false positives a scan", 2, False, LESIONS),
 }
 
 
@@ -69,7 +79,7 @@ class Run:
 
 
 def read_run(path: Path, metric: str) -> Run:
-    """Read `metrics_cases.csv`.
+    """Read `metrics_cases.csv`, or `lesions_cases.csv` for a metric of lesions.
 
     Args:
         path: the file, or a folder that holds it, at any depth.
@@ -78,20 +88,23 @@ def read_run(path: Path, metric: str) -> Run:
     Raises:
         UserError: there is no such file, or more than one, or it has another form.
     """
-    source = _find(path)
+    how = METRICS[metric]
+    source = _find(path, how.table)
     values: dict[Key, float] = {}
     volumes: dict[Key, float] = {}
     names: dict[int, str] = {}
     for line, row in enumerate(_rows(source, metric), start=2):
         try:
-            class_id = int(row["class_id"])
+            class_id, name = (
+                (int(row["class_id"]), row["class"]) if how.by_class else (1, "lesions")
+            )
             value, volume = _number(row[metric]), _number(row.get(REFERENCE))
         except (TypeError, ValueError) as error:
             raise UserError(f"{source} line {line}: {error}: write the table again") from error
         key = (row["case"], class_id)
         if key in values:
             raise UserError(f"{source} line {line}: case {key[0]}, class {class_id} comes twice")
-        values[key], names[class_id] = value, row["class"]
+        values[key], names[class_id] = value, name
         if not math.isnan(volume):
             volumes[key] = volume
     if not values:
@@ -99,19 +112,19 @@ def read_run(path: Path, metric: str) -> Run:
     return Run(source, metric, values, volumes, names)
 
 
-def _find(path: Path) -> Path:
+def _find(path: Path, table: str) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder: give {CASES} of an evaluation")
-    direct = path / CASES
-    found = [direct] if direct.is_file() else sorted(path.rglob(CASES))
+        raise UserError(f"{path}: no such file or folder: give {table} of an evaluation")
+    direct = path / table
+    found = [direct] if direct.is_file() else sorted(path.rglob(table))
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UserError(f"{path}: no {CASES} in this folder: give the output folder of evaluate")
+        raise UserError(f"{path}: no {table} in this folder: give the output folder of evaluate")
     raise UserError(
-        f"{path}: holds {len(found)} files {CASES} (first: {found[0]}, {found[1]}): give one"
+        f"{path}: holds {len(found)} files {table} (first: {found[0]}, {found[1]}): give one"
     )
 
 
@@ -122,10 +135,11 @@ def _rows(source: Path, metric: str) -> list[dict[str, str]]:
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{source} cannot be read: {error}") from error
-    if missing := [name for name in ("case", "class_id", "class", metric) if name not in columns]:
-        raise UserError(
-            f"{source}: no column {missing[0]}; it has {', '.join(columns) or 'none'}: give {CASES}"
-        )
+    how = METRICS[metric]
+    needed = ("case", *(("class_id", "class") if how.by_class else ()), metric)
+    if missing := [name for name in needed if name not in columns]:
+        there = ", ".join(columns) or "none"
+        raise UserError(f"{source}: no column {missing[0]}; it has {there}: give {how.table}")
     return rows
 
 

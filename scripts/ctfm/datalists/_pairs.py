@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
 from ctfm.workers import in_processes
 
-__all__ = ["Pair", "check_all", "check_pair"]
+__all__ = ["Pair", "check_all", "check_pair", "examine_pair"]
 
 SHOWN = 5  # values that a message names
 
@@ -30,6 +30,7 @@ class Pair:
         image: path of the scan.
         label: path of its label; None: it has none.
         ids: what a label may hold, 0 (background) included.
+        named_by: where these ids are named, for messages.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Pair:
     image: str
     label: str | None
     ids: frozenset[int]
+    named_by: str = "dataset.json"
 
 
 def check_all(pairs: Sequence[Pair], workers: int | None = None) -> dict[str, tuple[str, ...]]:
@@ -58,10 +60,16 @@ def check_all(pairs: Sequence[Pair], workers: int | None = None) -> dict[str, tu
 
 def check_pair(pair: Pair) -> tuple[str, ...]:
     """Read the scan's header, and the label as a whole; what is wrong, one line each."""
-    return tuple(_problems(pair))
+    return examine_pair(pair)[0]
 
 
-def _problems(pair: Pair) -> Iterator[str]:
+def examine_pair(pair: Pair) -> tuple[tuple[str, ...], frozenset[float]]:
+    """`check_pair`, and the values that the label holds."""
+    values: set[float] = set()
+    return tuple(_problems(pair, values)), frozenset(values)
+
+
+def _problems(pair: Pair, values: set[float]) -> Iterator[str]:
     image = _load(pair.folder / pair.image)
     label = None if pair.label is None else _load(pair.folder / pair.label)
     for path, volume in ((pair.image, image), (pair.label, label)):
@@ -71,7 +79,7 @@ def _problems(pair: Pair) -> Iterator[str]:
         return
     if not isinstance(image, str) and (problem := _other_grid(image, label)):
         yield f"{pair.label}: {problem}"
-    if problem := _wrong_values(label, pair.ids):
+    if problem := _wrong_values(label, pair, values):
         yield f"{pair.label}: {problem}"
 
 
@@ -101,18 +109,20 @@ def _other_grid(image: Any, label: Any) -> str | None:
     return f"its voxels lie up to {distance:.3g} mm from its scan's (the affines differ)"
 
 
-def _wrong_values(label: Any, ids: frozenset[int]) -> str | None:
+def _wrong_values(label: Any, pair: Pair, values: set[float]) -> str | None:
+    """Ids that may not be, in words; `values` receives all ids."""
     try:
         voxels = np.asanyarray(label.dataobj)
     except Exception as error:  # so may damaged voxels
         return f"cannot be read ({_in_one_line(error)})"
-    wrong = sorted(_values(voxels) - ids)
+    values |= _values(voxels)
+    wrong = sorted(values - pair.ids)
     if not wrong:
         return None
     shown = ", ".join(f"{value:g}" for value in wrong[:SHOWN])
     more = f" and {len(wrong) - SHOWN} more values" if len(wrong) > SHOWN else ""
-    allowed = ", ".join(map(str, sorted(ids)))
-    return f"holds {shown}{more}; dataset.json names {allowed}"
+    allowed = ", ".join(map(str, sorted(pair.ids)))
+    return f"holds {shown}{more}; {pair.named_by} names {allowed}"
 
 
 def _values(voxels: npt.NDArray[Any]) -> set[float]:

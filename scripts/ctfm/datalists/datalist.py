@@ -13,7 +13,7 @@ from typing import Any
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 
-__all__ = ["PARTS", "assign_folds", "nested_subset", "refuse", "write_datalist"]
+__all__ = ["PARTS", "assign_folds", "list_of", "nested_subset", "refuse", "write_datalist"]
 
 #: Lists of a datalist, under the keys that `monai.data.load_decathlon_datalist` is asked for.
 PARTS = ("training", "validation", "test")
@@ -88,6 +88,19 @@ def assign_folds(patients: Iterable[str], folds: int, seed: int = 0) -> dict[str
         )
     ordered = sorted(names, key=lambda name: _draw(seed, name))
     return {name: place % folds for place, name in enumerate(ordered)}
+
+
+def list_of(part: str, marked: object, fold: int | None) -> str:
+    """The list that a row belongs to, if one fold validates and the others train.
+
+    Args:
+        part: the list in which it stands.
+        marked: the row's own fold; None: it has none, and stays where it stands.
+        fold: the fold that validates; None: every row stays where it stands.
+    """
+    if fold is None or marked is None or part not in ("training", "validation"):
+        return part
+    return "validation" if marked == fold else "training"
 
 
 def refuse(problems: Sequence[str], outcome: str, advice: str) -> None:

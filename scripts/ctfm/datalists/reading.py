@@ -10,7 +10,7 @@ from typing import Any
 from ctfm.datalists.datalist import nested_subset
 from ctfm.errors import UserError
 
-__all__ = ["few_shot", "read_datalist"]
+__all__ = ["Row", "few_shot", "read_datalist", "read_lists", "with_absolute_paths"]
 
 Row = dict[str, Any]
 PATHS = ("image", "label")
@@ -28,6 +28,21 @@ def read_datalist(path: str, split: str, base_dir: str) -> list[Row]:
         UserError: the datalist is missing or no datalist, has no such list, or files that it
             names are not there.
     """
+    lists = read_lists(path)
+    if split not in lists:
+        raise UserError(
+            f"{path}: has no list {split!r} (it has {', '.join(lists) or 'none'}): "
+            "make it again with these cases, or choose another split"
+        )
+    return with_absolute_paths(lists[split], path, split, Path(base_dir).absolute())
+
+
+def read_lists(path: str) -> dict[str, list[Row]]:
+    """All lists of a datalist that hold something, by their names.
+
+    Raises:
+        UserError: the datalist is missing or no datalist.
+    """
     file = Path(path)
     if not file.is_file():
         raise UserError(
@@ -41,23 +56,27 @@ def read_datalist(path: str, split: str, base_dir: str) -> list[Row]:
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise UserError(f"{path}: not a datalist: it holds {kind}, not an object with lists")
-    lists = {name: rows for name, rows in content.items() if rows and isinstance(rows, list)}
-    if split not in lists:
-        raise UserError(
-            f"{path}: has no list {split!r} (it has {', '.join(lists) or 'none'}): "
-            "make it again with these cases, or choose another split"
-        )
-    for number, row in enumerate(lists[split], start=1):
+    return {name: rows for name, rows in content.items() if rows and isinstance(rows, list)}
+
+
+def with_absolute_paths(rows: Sequence[Any], path: str, split: str, base: Path) -> list[Row]:
+    """Rows with absolute paths, once all files are there; a label may also be a number.
+
+    Args:
+        rows: of a list.
+        path: of the datalist, for messages.
+        split: name of the list, for messages.
+        base: folder that the rows' paths are relative to.
+
+    Raises:
+        UserError: a row has no image, or a file is not there.
+    """
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not row.get("image") or not isinstance(row["image"], str):
             raise UserError(
                 f"{path}: entry {number} of list {split!r} is {row!r}: give an object with the "
                 "path of an image"
             )
-    return _absolute(lists[split], path, split, Path(base_dir).absolute())
-
-
-def _absolute(rows: Sequence[Row], path: str, split: str, base: Path) -> list[Row]:
-    """Rows with absolute paths, once all files are there; a label may also be a number."""
     files = [{key: str(base / row[key]) for key in PATHS if _is_path(row, key)} for row in rows]
     missing = [file for row in files for file in row.values() if not Path(file).exists()]
     if missing:

@@ -18,12 +18,14 @@ from ctfm.errors import UserError
 from ctfm.store.index import Store, StoredScan
 from ctfm.store.volumes import DamagedFileError
 
-__all__ = ["Box", "Samples", "Shape", "pass_order"]
+__all__ = ["Box", "ClassIds", "Samples", "Shape", "pass_order"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+#: For each class its id in the store, or several that are one class to the network.
+ClassIds = Sequence[int | Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Samples(ABC):
         spacing: mm that the network expects; a store of another one is refused. None: any.
         max_damaged: share of the scans that may turn out to be damaged during training; each of
             them is skipped, and another one taken in its place.
+        fold: the fold that validates while the others train; None: the datalist's own lists.
 
     Raises:
         UserError: no scan in the list, or voxels of another size.
@@ -83,8 +86,9 @@ class Samples(ABC):
         seed: int = 0,
         spacing: Sequence[float] | None = None,
         max_damaged: float = 0.0,
+        fold: int | None = None,
     ) -> None:
-        self.scans = Store(store).scans(split)
+        self.scans = Store(store).scans(split, fold)
         self.recipe = self.scans[0].recipe
         if spacing is not None and not np.allclose(spacing, self.recipe.spacing, atol=1e-4):
             raise UserError(
@@ -126,8 +130,8 @@ class Samples(ABC):
         """Ids below this one stay as they are."""
         return int((self.table != np.arange(len(self.table))).argmax())
 
-    def _label(self, class_ids: Sequence[int], split: str) -> None:
-        """Give labels, with these ids counted from 1."""
+    def _label(self, class_ids: ClassIds, split: str) -> None:
+        """Give labels, with these classes counted from 1."""
         bare = [scan.entry.name for scan in self.scans if not scan.entry.labelled]
         if bare:
             raise UserError(
@@ -135,7 +139,8 @@ class Samples(ABC):
                 f"(first: {bare[0]}): build the store from a datalist with labels"
             )
         self.table = np.zeros(1 << 16, np.uint8)
-        self.table[list(class_ids)] = np.arange(1, 1 + len(class_ids))
+        for number, ids in enumerate(class_ids, start=1):
+            self.table[ids] = number
 
     def generator(self, epoch: int, index: int) -> np.random.Generator:
         """Randomness of one sample."""

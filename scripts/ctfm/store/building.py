@@ -60,7 +60,7 @@ def build(
         source: datalist (JSON) with training, validation and test lists; or a scan, a folder or a
             pattern, all of which become the training list.
         out: folder of the store.
-        task: pretraining, whole_body or head_ct_triage.
+        task: pretraining, whole_body, head_ct_triage, or a tumour task such as lung_tumor.
         base_dir: folder that the datalist's paths are relative to; None: the datalist's own.
         spacing: mm, axes SPL; None: the task's.
         workers: processes; None: as many as there are cores.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctfm.datalists.datalist import list_of
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 from ctfm.store.recipe import Recipe
@@ -65,13 +66,19 @@ class Store:
         self.entries = [_entry(row) for row in content["scans"]]
         self.failures: dict[str, str] = content["failures"]
 
-    def scans(self, split: str) -> list[StoredScan]:
+    def scans(self, split: str, fold: int | None = None) -> list[StoredScan]:
         """The scans of one list of the datalist.
+
+        Args:
+            split: name of the list.
+            fold: the fold that validates while the others train, where the datalist's rows are in
+                folds; None: the lists as they were.
 
         Raises:
             UserError: there are none.
         """
-        found = [StoredScan(self.folder, e, self.recipe) for e in self.entries if e.split == split]
+        mine = [e for e in self.entries if list_of(e.split, e.extra.get("fold"), fold) == split]
+        found = [StoredScan(self.folder, entry, self.recipe) for entry in mine]
         if not found:
             splits = sorted({e.split for e in self.entries})
             raise UserError(

@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ctfm.contract import HEAD_CT_TRIAGE, PRETRAINING, WHOLE_BODY, Task, Triple
+from ctfm.contract import HEAD_CT_TRIAGE, PRETRAINING, TUMORS, WHOLE_BODY, Task, Triple
 from ctfm.errors import UserError
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
@@ -62,13 +62,17 @@ def _of_task(name: str, task: Task, foreground_hu: float, margin: int = 0) -> Re
 
 
 #: CT-FM crops before it scales in pretraining and triage, so that "positive" means above 0 HU, and
-#: after in whole-body segmentation, where it means above the lower end of the window.
+#: after in segmentation, where it means above the lower end of the window.
 RECIPES = {
     r.task: r
     for r in (
         _of_task("pretraining", PRETRAINING, 0.0),
         _of_task("whole_body", WHOLE_BODY, WHOLE_BODY.hu_window[0], WHOLE_BODY.foreground_margin),
         _of_task("head_ct_triage", HEAD_CT_TRIAGE, 0.0),
+        *(
+            _of_task(f"{name}_tumor", task, task.hu_window[0], task.foreground_margin)
+            for name, task in TUMORS.items()
+        ),
     )
 }
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from monai.transforms.utils import generate_label_classes_crop_centers
 
 from ctfm.errors import UserError
-from ctfm.store.boxes import Box, Samples, Shape
+from ctfm.store.boxes import Box, ClassIds, Samples, Shape
 from ctfm.store.index import StoredScan
 
 __all__ = ["ClassCrops", "Views", "Volumes"]
@@ -31,14 +31,16 @@ class ClassCrops(Samples):
     Args:
         store: folder of the store.
         patch: voxels (D, H, W).
-        class_ids: ids in the store; the network counts them from 1 in this order, other ids and
-            0 are background.
+        class_ids: ids in the store, or lists of ids that are one class; the network counts them
+            from 1 in this order, other ids and 0 are background.
         split: list of the datalist.
         ratios: background's and each class's share of the crops; None: 0 and 1 for each class.
         crops_per_scan: crops of each scan in an epoch.
         seed: another one gives other crops.
         spacing: mm that the network expects; a store of another one is refused. None: any.
         max_damaged: share of the scans that may be damaged; they are skipped.
+        fold: the fold that validates while the others train, if the datalist's rows are in folds;
+            None: the datalist's own lists.
 
     Raises:
         UserError: scans without labels, or ratios that are none.
@@ -50,15 +52,16 @@ class ClassCrops(Samples):
         self,
         store: str,
         patch: Sequence[int],
-        class_ids: Sequence[int],
+        class_ids: ClassIds,
         split: str = "training",
         ratios: Sequence[float] | None = None,
         crops_per_scan: int = 1,
         seed: int = 0,
         spacing: Sequence[float] | None = None,
         max_damaged: float = 0.0,
+        fold: int | None = None,
     ) -> None:
-        super().__init__(store, split, seed, spacing, max_damaged)
+        super().__init__(store, split, seed, spacing, max_damaged, fold)
         self._label(class_ids, split)
         self.patch = tuple(patch)
         self.class_ids = list(class_ids)
@@ -98,7 +101,8 @@ class ClassCrops(Samples):
     def _candidates(self, scan: StoredScan, before: list[int], shape: Shape) -> list[Any]:
         """Flat positions of background and of each class in the padded volume."""
         stored, none = scan.positions, np.zeros(0, np.int32)
-        found = (stored.get(i, none) for i in self.class_ids)
+        classes = ([ids] if isinstance(ids, int) else ids for ids in self.class_ids)
+        found = (np.concatenate([stored.get(i, none) for i in ids]) for ids in classes)
         # background is nearly everywhere: any place is as good as one of its own
         anywhere = range(math.prod(shape))
         return [anywhere, *(_padded(p, scan.entry.shape, before, shape) for p in found)]
@@ -185,6 +189,7 @@ class Volumes(Samples):
         class_ids: as for `ClassCrops`; None: no labels.
         split: list of the datalist.
         spacing: mm that the network expects; a store of another one is refused. None: any.
+        fold: as for `ClassCrops`.
     """
 
     once = True
@@ -192,11 +197,12 @@ class Volumes(Samples):
     def __init__(
         self,
         store: str,
-        class_ids: Sequence[int] | None,
+        class_ids: ClassIds | None,
         split: str = "validation",
         spacing: Sequence[float] | None = None,
+        fold: int | None = None,
     ) -> None:
-        super().__init__(store, split, spacing=spacing)
+        super().__init__(store, split, spacing=spacing, fold=fold)
         self.labelled = class_ids is not None
         if class_ids is not None:
             self._label(class_ids, split)

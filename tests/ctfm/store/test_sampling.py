@@ -370,3 +370,21 @@ def test_a_store_of_other_voxels_is_refused(store: Path) -> None:
         ClassCrops(str(store), (8, 8, 8), [1], spacing=[1.5, 1.5, 1.5])
     with pytest.raises(UserError, match=message):
         Views(str(store), (8, 8, 8), spacing=[1.5, 1.5, 1.5])
+
+
+def test_one_fold_validates_and_the_others_train(
+    datalist: Callable[..., str], tmp_path: Path
+) -> None:
+    """Whatever list a row in a fold stands in; the number may change without another build."""
+    content = {
+        "training": [row(0, fold=0), row(1, fold=1)],
+        "validation": [{**row(2), "label": row(0)["label"], "fold": 1}],
+    }
+    folder = str(tmp_path / "folds")
+    build(datalist(content, "folds.json"), folder, "whole_body", spacing=SPACING, workers=1)
+    names = [row(i)["image"] for i in range(3)]
+    for fold, validated in ((None, [2]), (0, [0]), (1, [1, 2])):
+        volumes = Volumes(folder, [1], fold=fold)
+        crops = ClassCrops(folder, (16, 16, 16), [1], fold=fold)
+        assert [scan.entry.name for scan in volumes.scans] == [names[i] for i in validated]
+        assert {s.entry.name for s in crops.scans} == set(names) - {names[i] for i in validated}
