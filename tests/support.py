@@ -16,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 ROOT = Path(__file__).parents[1]
 WHOLE_BODY = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
 PRETRAIN = ROOT / "bundles" / "ct_fm_pretrain"
+TUMORS = ROOT / "bundles" / "ct_fm_msd_tumor_segmentation"
 
 #: Overrides with which the bundle's full configs run in a second.
 #: A patch of 32 would not do: on CPUs the bfloat16 gradient of 2x2x2 maps is not reproducible.

@@ -65,7 +65,7 @@ class Commands:
         Args:
             bundle: bundle folder, such as bundles/ct_fm_whole_body_segmentation.
             out: folder for the zip, its sha256 and model_info.json.
-            options: url_base, with_weights.
+            options: url_base, with_weights, overlay.
         """
         from ctfm import release
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ctfm.errors import UserError
 
-__all__ = ["atomic_path", "sha256", "write_table"]
+__all__ = ["atomic_path", "run_folder", "sha256", "write_table"]
 
 #: Seconds after which a temporary file is taken for one that a killed process left.
 ABANDONED = 3600
@@ -51,6 +51,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if temporary is not None:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def run_folder(parts: Sequence[str], fold: int | None = None) -> str:
+    """Where a run lies below a folder of runs, so that none goes on with the weights of another.
+
+    Args:
+        parts: what sets the run apart, such as "pancreas" or "from_scratch"; "" adds nothing.
+        fold: that validates; None and 0, the published one, add nothing.
+
+    Returns:
+        "" for the plain run, else such as "/pancreas/from_scratch/fold1".
+    """
+    named = [part for part in (*parts, f"fold{fold}" if fold else "") if part]
+    return "".join(f"/{part}" for part in named)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -24,6 +24,7 @@ from ctfm.bundle_checks import (
 )
 from ctfm.errors import UserError
 from ctfm.files import atomic_path, sha256
+from ctfm.task_overlays import applied, packed_name
 
 __all__ = ["Outcome", "Packed", "pack", "verify_bundle"]
 
@@ -32,6 +33,10 @@ PACKAGE = Path(__file__).parent
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 MODE = 0o100644
 NAME = re.compile(r"[A-Za-z0-9_]+")
+MODEL = "models/model.pt"
+
+#: A file of a release: where it lies, or what it holds.
+Content = Path | bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +92,7 @@ def pack(
     *,
     url_base: str | None = None,
     with_weights: bool = False,
+    overlay: str | None = None,
 ) -> Packed:
     """Zip a bundle with a copy of this package, so that it runs where the package is not installed.
 
@@ -99,9 +105,12 @@ def pack(
         url_base: address that the zip will be found under; None: model_info.json gets the file's
             name alone, as the address is not known.
         with_weights: add models/model.pt, and the files of large_files.yml that are there.
+        overlay: pack the bundle of one task: this overlay is applied to its configs and metadata,
+            and the zip is called after both. Its weights are models/OVERLAY/model.pt.
 
     Raises:
-        UserError: no bundle, no version, no licence, a name MONAI takes apart, or no weights.
+        UserError: no bundle, no version, no licence, a name MONAI takes apart, no weights, or no
+            such overlay of a task.
     """
     root = Path(bundle).expanduser().resolve()
     name, version = root.name, read_version(root)
@@ -112,7 +121,8 @@ def pack(
         )
     if url_base is not None and not re.match(r"https?://\w", url_base):
         raise UserError(f"url_base is {url_base!r}; it should start with https://")
-    members = _members(root, with_weights)
+    members = _members(root, with_weights, overlay)
+    name = name if overlay is None else packed_name(name, overlay)
     if "LICENSE" not in members:
         raise UserError(f"{root} has no LICENSE: a release has to state one")
     path = Path(out).expanduser() / f"{name}_v{version}.zip"
@@ -173,15 +183,19 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield next(Path(folder).iterdir())
 
 
-def _members(root: Path, with_weights: bool) -> dict[str, Path]:
+def _members(root: Path, with_weights: bool, overlay: str | None) -> dict[str, Content]:
     """Files of a release by their path inside it: the bundle's, the package's, weights."""
-    members = {name.as_posix(): root / name for name in shipped_files(root)}
+    members: dict[str, Content] = {name.as_posix(): root / name for name in shipped_files(root)}
+    changed = {} if overlay is None else applied(root, overlay)
+    kept = {name: content for name, content in changed.items() if content is not None}
+    members = {name: path for name, path in members.items() if name not in changed}
+    members.update(kept)
     sources = (p for p in PACKAGE.rglob("*") if p.suffix == ".py" or p.name == "py.typed")
     members |= {f"{PACKAGE.name}/{p.relative_to(PACKAGE).as_posix()}": p for p in sources}
     if with_weights:
-        names = ["models/model.pt", *(str(entry.get("path", "")) for entry in large_files(root))]
-        weights = {n: root / n for n in names if not leaves(n) and (root / n).is_file()}
+        weights = {n: path for n, path in _weights(root, overlay).items() if path.is_file()}
         if not weights:
+            names = [path.relative_to(root).as_posix() for path in _weights(root, overlay).values()]
             raise UserError(
                 f"with_weights, but none of {', '.join(names)} is in {root}: fetch them with "
                 f"python -m monai.bundle download_large_files --bundle_path {root}"
@@ -190,7 +204,14 @@ def _members(root: Path, with_weights: bool) -> dict[str, Path]:
     return members
 
 
-def _write(path: Path, members: dict[str, Path]) -> None:
+def _weights(root: Path, overlay: str | None) -> dict[str, Path]:
+    """Where the files of weights may lie, by their path inside the release."""
+    model = MODEL if overlay is None else f"models/{overlay}/model.pt"
+    listed = [str(entry.get("path", "")) for entry in large_files(root)]
+    return {MODEL: root / model, **{name: root / name for name in listed if not leaves(name)}}
+
+
+def _write(path: Path, members: dict[str, Content]) -> None:
     """Write a zip whose bytes depend on names and contents alone."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(members):
@@ -198,8 +219,12 @@ def _write(path: Path, members: dict[str, Path]) -> None:
             entry.create_system = 3  # Unix, whatever this system is: permissions are read by it
             entry.external_attr = MODE << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.file_size = members[name].stat().st_size  # files above 2 GiB need a wider header
-            with members[name].open("rb") as source, archive.open(entry, "w") as target:
+            content = members[name]
+            if isinstance(content, bytes):
+                archive.writestr(entry, content)
+                continue
+            entry.file_size = content.stat().st_size  # files above 2 GiB need a wider header
+            with content.open("rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctfm.errors import UserError
-from ctfm.files import atomic_path, sha256, write_table
+from ctfm.files import atomic_path, run_folder, sha256, write_table
 
 
 def test_file_appears_with_its_suffix_kept(tmp_path: Path) -> None:
@@ -70,3 +70,16 @@ def test_table_is_the_same_whatever_names_it_holds(tmp_path: Path) -> None:
     rows = [("a,b", 1.5), (os.fsdecode(b"od\xff"), None)]
     written = write_table(tmp_path / "new" / "table.csv", ("name", "size"), iter(rows))
     assert written.read_bytes() == b'name,size\n"a,b",1.5\nod\\udcff,\n'
+
+
+@pytest.mark.parametrize(
+    ("parts", "fold", "expected"),
+    [
+        (["", ""], 0, ""),
+        ([""], None, ""),
+        (["pancreas", "from_scratch"], 1, "/pancreas/from_scratch/fold1"),
+        (["", "from_scratch"], 0, "/from_scratch"),
+    ],
+)
+def test_runs_lie_apart(parts: list[str], fold: int | None, expected: str) -> None:
+    assert run_folder(parts, fold) == expected

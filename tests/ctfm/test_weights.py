@@ -959,3 +959,15 @@ class TestFindWeights:
     def test_none_at_all_says_how_to_fetch_them(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"looked for a.pt, b.pt.*ctfm weights fetch"):
             weights.find_weights(tmp_path, ["a.pt", "b.pt"])
+        with pytest.raises(UserError, match=r"looked for a.pt\): train first$"):
+            weights.find_weights(tmp_path, ["a.pt"], advice="train first")
+
+    def test_what_a_training_has_left_is_not_taken_for_what_it_starts_from(
+        self, tmp_path: Path
+    ) -> None:
+        for name in ("model.pt", "last.pt"):
+            (tmp_path / name).write_text("x")
+        names = ["encoder.safetensors", "model.pt"]
+        assert weights.find_weights(tmp_path, names) == str(tmp_path / "model.pt")
+        with pytest.raises(UserError, match=r"looked for encoder.safetensors\)"):
+            weights.find_weights(tmp_path, names, left_by_training="last.pt")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import http.server
-import os
 import shutil
 import subprocess
 import sys
 import threading
-import venv
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +21,7 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import SegResNetDS
 
 import ctfm
+from bare_python import Bare, bare_python
 from ctfm import phantom, release
 from support import ROOT, WHOLE_BODY
 
@@ -30,43 +29,9 @@ NAME = WHOLE_BODY.name
 NARROW = {"init_filters": 4, "blocks_down": [1, 1, 1, 1, 1], "dsdepth": 2}
 
 
-class Bare:
-    """A Python with this environment's packages, but without `ctfm`, in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        venv.create(folder / "venv", with_pip=False, symlinks=os.name != "nt")
-        self.python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        installed = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-        # .pth files in a folder that is named by a .pth are not read: the editable install is one
-        where = subprocess.check_output(
-            [self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-        )
-        Path(where.strip(), "packages.pth").write_text("\n".join(installed))
-        (folder / "elsewhere").mkdir()
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
-        local = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "no_proxy": "127.0.0.1"}
-        return subprocess.run(
-            [self.python, *arguments],
-            cwd=self.folder / "elsewhere",
-            env={**kept, **local},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-
 @pytest.fixture
 def bare(tmp_path: Path) -> Bare:
-    if any(part.endswith("-packages") for part in Path(ctfm.__file__).parts):
-        pytest.skip("ctfm is copied into site-packages: install it with pip install --editable .")
-    bare = Bare(tmp_path)
-    absent = bare.run("-c", "import numpy, ctfm")
-    assert absent.stderr.strip().endswith("No module named 'ctfm'"), absent.stderr
-    return bare
+    return bare_python(tmp_path)
 
 
 @pytest.fixture

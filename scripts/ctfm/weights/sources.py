@@ -110,19 +110,31 @@ def resolve(
     return _download(text, revision=revision, offline=offline, filename=filename)
 
 
-def find_weights(folder: StrPath, names: Sequence[str]) -> str:
+def find_weights(
+    folder: StrPath,
+    names: Sequence[str],
+    advice: str | None = None,
+    left_by_training: str | None = None,
+) -> str:
     """The first of some files that is in a bundle's folder of weights: a `_target_` for configs.
 
     Args:
         folder: a bundle's ``models``.
         names: file names, the preferred one first. Taking another one is said aloud. A file of 0
             bytes is what a download that failed left, and counts as absent.
+        advice: what to do where none is there; None: how to fetch CT-FM's published weights.
+        left_by_training: file that a training leaves in the folder. Where it is there, the model is
+            that training's own product, and only the preferred file is taken. None: any is taken.
 
     Raises:
         UserError: none of them is there.
     """
+    if left_by_training is not None and (Path(folder) / left_by_training).exists():
+        names = names[:1]
     paths = {name: Path(folder) / name for name in names}
     found = [name for name, path in paths.items() if path.is_file() and path.stat().st_size]
+    if not found and advice is not None:
+        raise UserError(f"no weights in {folder} (looked for {', '.join(names)}): {advice}")
     if not found:
         encoder, whole_body = KNOWN_REPOSITORIES[0].repo_id, KNOWN_REPOSITORIES[2].repo_id
         raise UserError(
