@@ -161,9 +161,10 @@ class TestArrows:
     def test_auto3dseg_rests_on_what_bundles_name(self, module: str) -> None:
         """It composes what configs compose; the command line alone is above it."""
         assert own(module) <= FOUNDATION | {
-            "ctfm.batchnorm", "ctfm.checkpointing", "ctfm.class_scores", "ctfm.evaluators", "ctfm.handlers",
-            "ctfm.inferers", "ctfm.metrics", "ctfm.networks", "ctfm.scans", "ctfm.segmentation",
-            "ctfm.transforms", *of("ctfm.auto3dseg", "ctfm.weights"),
+            "ctfm.batchnorm", "ctfm.checkpointing", "ctfm.class_scores", "ctfm.evaluators",
+            "ctfm.handlers", "ctfm.inferers", "ctfm.metrics", "ctfm.networks", "ctfm.scans",
+            "ctfm.segmentation", "ctfm.transforms",
+            *of("ctfm.auto3dseg", "ctfm.dali", "ctfm.loading", "ctfm.store", "ctfm.weights"),
         }  # fmt: skip
 
     @pytest.mark.parametrize("module", sorted(MODULES.keys() - TOP - {*of("ctfm.auto3dseg")}))

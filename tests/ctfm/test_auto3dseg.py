@@ -87,6 +87,20 @@ class TestDecisions:
     def test_no_flips_where_classes_have_sides(self, names: list[str], expected: bool) -> None:
         assert decisions.flips(names) is expected
 
+    @pytest.mark.parametrize(
+        ("intensity", "cached", "packages", "expected"),
+        [
+            ("hu", False, True, "dali"),
+            ("hu", True, True, "monai"),
+            ("hu", False, False, "monai"),
+            ("scan", False, True, "monai"),
+        ],
+    )
+    def test_crops_are_read_by_region_where_scans_do_not_fit_in_memory(
+        self, intensity: str, cached: bool, packages: bool, expected: str
+    ) -> None:
+        assert decisions.loader(intensity, cached, packages) == expected
+
 
 class TestOptions:
     def test_nested_ids_and_dictionaries_go_inside(self) -> None:

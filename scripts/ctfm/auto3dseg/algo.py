@@ -29,6 +29,7 @@ from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.planning import plan
 from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.statistics import Statistics
+from ctfm.auto3dseg.stored import check_loader
 from ctfm.errors import UserError, explain_in_one_line
 from ctfm.weights import load_encoder
 
@@ -94,6 +95,7 @@ class CTFMAlgo(BundleAlgo):
         )
         options = Options.read(str(config), {})
         training, validation = options.rows()
+        check_loader(options)
         check_fold(options["fold"], training, validation, options, statistics)
         check_labels(options, statistics)
         check_intensities(options, statistics)
@@ -143,6 +145,7 @@ class CTFMAlgo(BundleAlgo):
                 "sigmoid: set it in the input file, since Auto3DSeg's ensemble reads it there, and "
                 "make the folds anew (algo_gen=True)"
             )
+        check_loader(options)
         check_labels(
             options, Statistics.read(self.folder.parent / Path(self.data_stats_files).name)
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.data import CacheDataset, DataLoader, Dataset, DistributedSampler
+from monai.data import CacheDataset, DataLoader, Dataset, DistributedSampler, MetaTensor
+from monai.engines.utils import default_prepare_batch
 from monai.inferers import SlidingWindowInfererAdapt
 from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceFocalLoss
 from monai.transforms import (
@@ -29,12 +31,16 @@ from torch import nn
 
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.recipe import Recipe
-from ctfm.auto3dseg.transforms import GroupsToChannelsd
+from ctfm.auto3dseg.stored import crops, loader_of, values_of
+from ctfm.auto3dseg.transforms import GroupsToChannelsd, masks_of
 from ctfm.contract import WHOLE_BODY
 from ctfm.inferers import AutocastInferer
 from ctfm.transforms import ClassPositionsd, LoadScand, MapClassesd
 
-__all__ = ["TrainingData", "device_of", "image_transforms", "inferer", "loss", "validation_loader"]
+__all__ = [
+    "TrainingData", "device_of", "image_transforms", "inferer", "label_channels", "loss",
+    "validation_loader",
+]  # fmt: skip
 
 BOTH = ("image", "label")
 
@@ -76,12 +82,27 @@ def label_map(recipe: Recipe) -> list[Any]:
     return [MapClassesd("label", list(numbers), list(numbers.values()))]
 
 
-def channels(recipe: Recipe) -> list[Any]:
-    """From numbers to what the loss compares with: a channel for each class, where they overlap."""
-    if not recipe.sigmoid:
-        return []
+def overlapping(recipe: Recipe) -> list[list[int]]:
+    """The numbers of each class, where classes overlap; otherwise none."""
     numbers = numbering(recipe)
-    return [GroupsToChannelsd("label", [[numbers[v] for v in row] for row in recipe.class_index])]
+    return [[numbers[v] for v in row] for row in recipe.class_index] if recipe.sigmoid else []
+
+
+def label_channels(recipe: Recipe) -> Callable[..., Any]:
+    """How an engine takes image and label out of a batch.
+
+    The loss compares with numbers or, where classes overlap, with a channel for each class.
+    """
+    groups = overlapping(recipe)
+
+    def prepare(batch: Any, device: Any, non_blocking: bool, **_: Any) -> tuple[Any, Any]:
+        image, label = default_prepare_batch(batch, device, non_blocking)
+        if not groups:
+            return image, label
+        plain = label.as_tensor() if isinstance(label, MetaTensor) else label
+        return image, masks_of(plain, groups, dim=1)
+
+    return prepare
 
 
 def crop_transforms(recipe: Recipe) -> list[Any]:
@@ -106,8 +127,7 @@ def random_transforms(recipe: Recipe, flips: bool) -> list[Any]:
     task, flipped = WHOLE_BODY, range(3) if flips else ()
     sigma = task.smooth_sigma
     return [
-        *(RandFlipd(BOTH, prob=0.5, spatial_axis=axis) for axis in flipped),
-        RandAffined(
+        RandAffined(  # first: DALI resamples while it brings crops to a GPU
             BOTH,
             prob=task.affine_prob,
             rotate_range=[task.rotate_range] * 3,
@@ -117,6 +137,7 @@ def random_transforms(recipe: Recipe, flips: bool) -> list[Any]:
             spatial_size=recipe.roi_size,
             cache_grid=True,
         ),
+        *(RandFlipd(BOTH, prob=0.5, spatial_axis=axis) for axis in flipped),
         RandGaussianSmoothd(
             "image", prob=task.smooth_prob, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma
         ),
@@ -139,49 +160,65 @@ def workers(options: Options) -> int:
 class TrainingData:
     """Crops to train on, and the same without augmentation to measure BatchNorm's statistics on.
 
+    Labels of a batch are numbers without gaps, (B, 1, D, H, W): `label_channels` follows.
+
+    Args:
+        options: of the fold.
+        rows: cases to train on; with `loader: dali` those of the store take their place.
+        device: of the network.
+        world_size: processes that share the crops.
+
     Attributes:
         dataset: of crops; its random transforms are to be seeded.
         loader: of batches to train on.
         statistics_loader: of batches to measure on.
     """
 
-    def __init__(self, options: Options, rows: list[dict[str, Any]], world_size: int) -> None:
-        recipe = options.recipe
-        count = 1 + max(numbering(recipe).values())
-        prepared = Compose(
-            [
-                *image_transforms(recipe, with_label=True),
-                SpatialPadd(BOTH, spatial_size=recipe.roi_size),
-                ClassPositionsd("label", "positions", num_classes=count),
-            ]
-        )
-        cached = options["cache"]
-        scans = (
-            CacheDataset(rows, prepared, num_workers=None, progress=False, copy_cache=False)
-            if cached
-            else Dataset(rows, prepared)
-        )
-        crop, last = crop_transforms(recipe), channels(recipe)
-        flips = bool(options["flips"])
-        augmented = Compose([*crop, *random_transforms(recipe, flips), *last])
-        self.dataset = Dataset(scans, augmented)
-        self.loader = self._loader(options, self.dataset, world_size)
-        plain = Dataset(scans, Compose([*crop_transforms(recipe), *last]))
-        self.statistics_loader = self._loader(options, plain, world_size)
+    def __init__(
+        self, options: Options, rows: list[dict[str, Any]], device: torch.device, world_size: int
+    ) -> None:
+        augmentation = random_transforms(options.recipe, bool(options["flips"]))
+        self.dataset: Any
+        if options["loader"] == "dali":
+            self.dataset = crops(options, values_of(numbering(options.recipe)))
+            threads = max(1, workers(options))
+            self.loader: Any = loader_of(options, self.dataset, augmentation, device, threads)
+            self.statistics_loader: Any = loader_of(options, self.dataset, [], device, threads)
+            return
+        scans = _prepared_scans(options, rows)
+        crop = crop_transforms(options.recipe)
+        self.dataset = Dataset(scans, Compose([*crop, *augmentation]))
+        plain = Dataset(scans, Compose(crop_transforms(options.recipe)))
+        self.loader = _monai_loader(options, self.dataset, world_size)
+        self.statistics_loader = _monai_loader(options, plain, world_size)
 
-    def _loader(self, options: Options, dataset: Dataset, world_size: int) -> DataLoader:
-        sampler = (
-            DistributedSampler(dataset, even_divisible=True, shuffle=True)
-            if world_size > 1
-            else None
-        )
-        return DataLoader(
-            dataset,
-            batch_size=options["batch_size"],
-            shuffle=sampler is None,
-            sampler=sampler,
-            num_workers=workers(options),
-        )
+
+def _prepared_scans(options: Options, rows: list[dict[str, Any]]) -> Dataset:
+    """Scans that crops are taken from, in memory if there is room."""
+    recipe = options.recipe
+    prepared = Compose(
+        [
+            *image_transforms(recipe, with_label=True),
+            SpatialPadd(BOTH, spatial_size=recipe.roi_size),
+            ClassPositionsd("label", "positions", num_classes=1 + max(numbering(recipe).values())),
+        ]
+    )
+    if options["cache"]:
+        return CacheDataset(rows, prepared, num_workers=None, progress=False, copy_cache=False)
+    return Dataset(rows, prepared)
+
+
+def _monai_loader(options: Options, dataset: Dataset, world_size: int) -> DataLoader:
+    sampler = (
+        DistributedSampler(dataset, even_divisible=True, shuffle=True) if world_size > 1 else None
+    )
+    return DataLoader(
+        dataset,
+        batch_size=options["batch_size"],
+        shuffle=sampler is None,
+        sampler=sampler,
+        num_workers=workers(options),
+    )
 
 
 def validation_loader(
@@ -194,7 +231,9 @@ def validation_loader(
     """
     recipe = options.recipe
     image = Compose(image_transforms(recipe))
-    label = [LoadScand("label", "off"), *label_map(recipe), *channels(recipe)]
+    label = [LoadScand("label", "off"), *label_map(recipe)]
+    if groups := overlapping(recipe):
+        label.append(GroupsToChannelsd("label", groups))
     dataset = Dataset(rows, Compose([*label, image]))
     sampler = (
         DistributedSampler(dataset, even_divisible=False, shuffle=False) if world_size > 1 else None

@@ -22,6 +22,7 @@ __all__ = [
     "flips",
     "intensity",
     "is_ct",
+    "loader",
     "named_classes",
     "network",
     "num_epochs",
@@ -178,3 +179,18 @@ def cache(
     image_and_label = 4 + 1  # bytes a voxel
     needed = voxels / math.prod(spacing) * image_and_label * max(1, devices)
     return needed < memory_bytes / 2
+
+
+def loader(intensity: str, cached: bool, packages: bool) -> str:
+    """Where crops come from.
+
+    Args:
+        intensity: how intensities are scaled.
+        cached: whether resampled scans fit in memory.
+        packages: whether those are installed that reading from a store takes.
+
+    Returns:
+        "dali" where MONAI's loader would read and resample a whole scan for each crop, "monai"
+        elsewhere.
+    """
+    return "dali" if intensity == "hu" and packages and not cached else "monai"

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "pretrained": "project-lighter/ct_fm_feature_extractor",
     "freeze_epochs": 0,
     "learning_rate": {"encoder": 2e-4, "decoder": 2e-4},
-    "loader": "monai",
+    "loader": None,
     "roi_size": None,
     "spacing": None,
     "batch_size": None,
@@ -52,6 +52,7 @@ FIXED = (
     "data_list_file_path",
     "data_file_base_dir",
     "class_index",
+    "store_path",
 )
 #: How the stock templates call them.
 OTHER_NAMES = {"num_images_per_batch": "batch_size", "resample_resolution": "spacing"}
@@ -108,8 +109,13 @@ class Options:
         for name in ("batch_size", "num_epochs", "num_epochs_per_validation"):
             if not isinstance(self[name], int) or self[name] < 1:
                 raise UserError(f"{name} is {self[name]!r}: give a whole number from 1")
-        if self["loader"] != "monai":
-            raise UserError(f"loader is {self['loader']!r}: only monai is there so far")
+        if self["loader"] not in ("monai", "dali"):
+            raise UserError(f"loader is {self['loader']!r}: choose monai or dali")
+        if self["loader"] == "dali" and self["intensity"] != "hu":
+            raise UserError(
+                "loader: dali reads Hounsfield units from a store, and intensity is "
+                f"{self['intensity']!r}: set loader to monai"
+            )
         if not isinstance(self["freeze_epochs"], int) or self["freeze_epochs"] < 0:
             raise UserError(f"freeze_epochs is {self['freeze_epochs']!r}: give 0 or more")
         if self["intensity"] != "hu" and self["pretrained"] is not None:

@@ -12,6 +12,7 @@ import torch
 from ctfm.auto3dseg import decisions
 from ctfm.auto3dseg.options import DEFAULTS, OTHER_NAMES, merge
 from ctfm.auto3dseg.statistics import Statistics
+from ctfm.auto3dseg.stored import has_packages
 
 __all__ = ["plan"]
 
@@ -50,6 +51,7 @@ def plan(
         "data_file_base_dir": _portable(source["dataroot"], folder),
         "class_names": names,
         "class_index": index,
+        "store_path": "../store",
     }
     if values["pretrained"] is not None and Path(str(values["pretrained"])).expanduser().exists():
         values["pretrained"] = _portable(Path(values["pretrained"]).expanduser(), folder)
@@ -75,6 +77,7 @@ def _decide(values: dict[str, Any], statistics: Statistics) -> dict[str, Any]:
     fill("flips", decisions.flips, values["class_names"])
     free = _free_memory_bytes()
     fill("cache", decisions.cache, statistics, values["spacing"], devices, free)
+    fill("loader", decisions.loader, values["intensity"], values["cache"], has_packages())
     return values
 
 

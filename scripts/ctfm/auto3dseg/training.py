@@ -17,10 +17,11 @@ from monai.optimizers import WarmupCosineSchedule
 from monai.utils import set_determinism
 from torch import nn
 
-from ctfm.auto3dseg.building import TrainingData, device_of, loss
+from ctfm.auto3dseg.building import TrainingData, device_of, label_channels, loss
 from ctfm.auto3dseg.evaluation import segmentation_evaluator
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.results import inject, write_results
+from ctfm.auto3dseg.stored import convert_scans
 from ctfm.batchnorm import BatchNormStatistics, prepare_statistics
 from ctfm.checkpointing import Checkpoint
 from ctfm.contract import WHOLE_BODY
@@ -46,11 +47,15 @@ def run(config_file: str | list[str], **overrides: Any) -> None:
     """
     explain_in_one_line()
     options = Options.read(config_file, overrides)
-    with _process() as (device, rank, world_size), _alone(options.ckpt_dir, rank):
+    rank = int(os.environ.get("RANK", 0))
+    with _alone(options.ckpt_dir, rank):
         _log_to(options.ckpt_dir, rank)
-        remaining: Options | None = options
-        while remaining is not None:
-            remaining = _attempt(remaining, device, world_size)
+        if options["loader"] == "dali":  # before processes wait for each other, for minutes at most
+            convert_scans(options)
+        with _process() as (device, world_size):
+            remaining: Options | None = options
+            while remaining is not None:
+                remaining = _attempt(remaining, device, world_size)
 
 
 def _attempt(options: Options, device: torch.device, world_size: int) -> Options | None:
@@ -77,16 +82,16 @@ def _attempt(options: Options, device: torch.device, world_size: int) -> Options
 
 
 @contextmanager
-def _process() -> Iterator[tuple[torch.device, int, int]]:
-    """This process' device, its rank, and how many processes there are."""
-    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+def _process() -> Iterator[tuple[torch.device, int]]:
+    """This process' device, and how many processes there are."""
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
     device = device_of(int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield device, rank, world_size
+        yield device, world_size
         if world_size > 1:  # one that leaves while others work is aborted now and then
             torch.distributed.barrier()
     finally:
@@ -150,7 +155,7 @@ def train(options: Options, device: torch.device, world_size: int = 1) -> None:
     wrapped = network
     if world_size > 1:
         wrapped = distributed(network, device, sync=options["norm_statistics"] == "batch")
-    data = TrainingData(options, training, world_size)
+    data = TrainingData(options, training, device, world_size)
     trainer = _trainer(options, wrapped, data, evaluator, device)
     trainer.run()
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
@@ -199,6 +204,7 @@ def _trainer(
         train_data_loader=data.loader,
         network=network,
         optimizer=optimizer,
+        prepare_batch=label_channels(options.recipe),
         loss_function=loss(options.recipe),
         inferer=AutocastInferer(enabled=options["amp"]),
         amp=options["amp"] and device.type == "cuda",

@@ -11,7 +11,22 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform
 from monai.utils import convert_to_dst_type
 
-__all__ = ["GroupsToChannelsd", "OnOwnGridd"]
+__all__ = ["GroupsToChannelsd", "OnOwnGridd", "masks_of"]
+
+
+def masks_of(label: torch.Tensor, groups: Sequence[Sequence[int]], dim: int = 0) -> torch.Tensor:
+    """A channel for each class of a label map whose classes may overlap.
+
+    Args:
+        label: integers, with one channel along `dim`.
+        groups: for each class the values that belong to it.
+        dim: where the channel axis is.
+
+    Returns:
+        0 and 1, float32, since losses square them.
+    """
+    values = (torch.tensor(list(g), dtype=label.dtype, device=label.device) for g in groups)
+    return torch.cat([torch.isin(label, group) for group in values], dim).float()
 
 
 class GroupsToChannelsd(MapTransform):
@@ -32,9 +47,8 @@ class GroupsToChannelsd(MapTransform):
         for key in self.key_iterator(result):
             label = result[key]
             plain = label.as_tensor() if isinstance(label, MetaTensor) else torch.as_tensor(label)
-            masks = [torch.isin(plain, torch.tensor(g, dtype=plain.dtype)) for g in self.groups]
-            # losses square them: no integers
-            result[key] = convert_to_dst_type(torch.cat(masks), label, dtype=torch.float32)[0]
+            masks = masks_of(plain, self.groups)
+            result[key] = convert_to_dst_type(masks, label, dtype=torch.float32)[0]
         return result
 
 

@@ -101,8 +101,12 @@ class ClassCrops(Samples):
     def _candidates(self, scan: StoredScan, before: list[int], shape: Shape) -> list[Any]:
         """Flat positions of background and of each class in the padded volume."""
         stored, none = scan.positions, np.zeros(0, np.int32)
-        classes = ([ids] if isinstance(ids, int) else ids for ids in self.class_ids)
-        found = (np.concatenate([stored.get(i, none) for i in ids]) for ids in classes)
+        found = (
+            np.concatenate([stored.get(i, none) for i in ids])
+            if isinstance(ids, Sequence)
+            else stored.get(ids, none)
+            for ids in self.class_ids
+        )
         # background is nearly everywhere: any place is as good as one of its own
         anywhere = range(math.prod(shape))
         return [anywhere, *(_padded(p, scan.entry.shape, before, shape) for p in found)]
