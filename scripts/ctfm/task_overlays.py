@@ -116,7 +116,7 @@ def _readme(root: Path, overlay: str, task: str) -> bytes:
     page = (root / README).read_text(encoding="utf-8")
     note = (
         f"> **This zip is for one task: {task}.** It is the bundle that the page below describes, "
-        f"with `configs/{overlay}.yaml` applied: leave that overlay out of every command, and read "
+        f"with its overlay `{overlay}` applied: leave that overlay out of every command, and read "
         f"`models` for `models/{overlay}`.\n\n"
     )
     return (note + page).encode()

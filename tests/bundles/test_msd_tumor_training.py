@@ -27,6 +27,7 @@ from tumor_support import (
 
 from ctfm.comparison import compare
 from ctfm.contract import TUMORS as TASKS
+from ctfm.store import build
 from training_support import last, run_in_two_processes
 
 NARROW = {"init_filters": 4, "in_channels": 1, "blocks_down": (1, 1, 1, 1, 1)}
@@ -101,14 +102,18 @@ def test_each_task_trains_and_evaluates(name: str, tmp_path: Path) -> None:
         assert volume == pytest.approx(float(row["reference_ml"]), rel=1e-4), "tumour alone"
 
 
-def test_trains_from_a_store_by_folds(lung: Path, tmp_path: Path) -> None:
-    from ctfm.store import build
-
+@pytest.mark.parametrize("loader", ["torch", "dali"])
+def test_trains_from_a_store_by_folds(loader: str, lung: Path, tmp_path: Path) -> None:
+    """With flips of image and label by each loader."""
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'ct-fm-bundles[dali]'")
     store = str(tmp_path / "store")
     build(str(lung / "datalist.json"), store, "lung_tumor", spacing=(6.0, 6.0, 6.0), workers=1)
     options = overrides("nowhere", tmp_path, store=store, fold=1)
-    workflow = run_tumor("train", "from_scratch", "store", **options)
-    validated = {scan.entry.name for scan in workflow.evaluator.data_loader.dataset.samples.scans}
+    stack = ("store",) if loader == "torch" else ("store", "dali")
+    data = run_tumor("train", "from_scratch", *stack, **options).evaluator.data_loader
+    samples = data.dataset.samples if loader == "torch" else data.samples
+    validated = {scan.entry.name for scan in samples.scans}
     assert {Path(name).name.removesuffix(".nii.gz") for name in validated} == {
         name for name, fold in folds_of(lung).items() if fold == 1
     }
