@@ -10,7 +10,9 @@ from monai.networks.nets import SegResNetDS
 from monai.networks.nets.segresnet_ds import SegResEncoder
 
 from ctfm import contract
+from ctfm.classes import DECATHLON_TUMORS
 from ctfm.errors import UserError
+from ctfm.store.recipe import recipe
 
 
 def test_encoder_has_the_tensors_and_parameters_that_the_contract_states() -> None:
@@ -38,13 +40,30 @@ def test_pretraining_patch_is_the_patch_in_mm_rounded_up_to_the_divisor() -> Non
 
 @pytest.mark.parametrize(
     "task",
-    [contract.PRETRAINING, contract.WHOLE_BODY, contract.HEAD_CT_TRIAGE, contract.SEMANTIC_SEARCH],
+    [
+        contract.PRETRAINING,
+        contract.WHOLE_BODY,
+        contract.HEAD_CT_TRIAGE,
+        contract.SEMANTIC_SEARCH,
+        *contract.TUMORS.values(),
+    ],
 )
 def test_patches_fit_the_network(task: contract.Task) -> None:
     assert task.patch is not None
     assert all(side % contract.ENCODER.divisor == 0 for side in task.patch)
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.axcodes = "RAS"  # type: ignore[misc]
+
+
+def test_every_tumor_task_of_the_decathlon_is_there() -> None:
+    """A patch costs no more than whole-body segmentation's; recipes of stores have the spacing."""
+    tasks = contract.TUMORS.values()
+    assert {task.decathlon for task in tasks} == set(DECATHLON_TUMORS)
+    whole_body = math.prod(contract.WHOLE_BODY.patch or ())
+    assert all(math.prod(task.patch or ()) <= whole_body for task in tasks)
+    assert {name: task.spacing for name, task in contract.TUMORS.items()} == {
+        name: recipe(f"{name}_tumor").spacing for name in contract.TUMORS
+    }
 
 
 def test_class_names_and_ids_are_those_of_totalsegmentator() -> None:
