@@ -127,6 +127,9 @@ def of(**options: Any) -> Change:
         (of(loader="torch"), "loader is 'torch'"),
         (of(**{"network::dsdepth": 3}), "network::dsdepth in the input file"),
         (of(learning_rate={"encoder": 0}), "learning_rate"),
+        (of(hu_window=[200, -100]), "hu_window is .* the lower HU, then the higher"),
+        (of(hu_window=[-1024, 4000]), "hu_window is .* inside"),
+        (of(pretrained="x", hu_window=[-100, 200]), "expects hu_window .*, and it is"),
         (of(class_names=["a", 3]), "class_names: entry 2 is 3"),
         (of(class_names=[{"name": n, "index": [1, 3, 5]} for n in "ab"]), "sigmoid: true"),
     ],
@@ -170,7 +173,15 @@ def test_an_empty_test_list_is_told(
         ({"roi_size": "48,48"}, "cannot be understood"),
         ({"sigmoid": True}, "sigmoid: set it in the input file"),
         ({"class_names": ["spleen"]}, "holds the value 3, which no class has"),
-        ({"pretrained": "{encoder}", "network::init_filters": 8}, "init_filters"),
+        ({"pretrained": "{encoder}"}, "expects hu_window"),
+        (
+            {
+                "pretrained": "{encoder}",
+                "hu_window": [-1024, 2048],
+                "network::init_filters": 8,
+            },
+            "init_filters",
+        ),
     ],
 )
 def test_parameters_of_the_training_are_looked_at_before_it_starts(

@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 
 from ctfm.auto3dseg import decisions, training
+from ctfm.auto3dseg.building import image_transforms
 from ctfm.auto3dseg.options import DEFAULTS, Options, merge
 from ctfm.auto3dseg.planning import plan
 from ctfm.auto3dseg.recipe import load_model, save_model
@@ -21,6 +22,7 @@ from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.statistics import Case, Statistics
 from ctfm.auto3dseg.transforms import GroupsToChannelsd, OnOwnGridd
 from ctfm.errors import UserError
+from support import save
 
 NARROW = {"init_filters": 4, "blocks_down": [1, 1, 1, 1, 1], "dsdepth": 1}
 
@@ -63,6 +65,35 @@ class TestDecisions:
     def test_roi_does_not_exceed_the_scans(self) -> None:
         small = statistics((1, 1, 1), shape=(40, 20, 70))
         assert decisions.roi_size(small, (1, 1, 1), 24.0) == (48, 32, 80)
+
+    def test_window_is_ctfms_for_its_encoder_and_of_the_labels_without_one(self) -> None:
+        cases = [
+            Case("x", 1, (1, 1, 1), (9, 9, 9), frozenset({0, 1}), -1000, foreground)
+            for foreground in ((-100.0, 200.0), (-50.0, 300.0), None)
+        ]
+        found = [
+            decisions.hu_window(Statistics(tuple(some)), {"pretrained": given, "intensity": "hu"})
+            for some, given in ((cases, "encoder.pt"), (cases, None), (cases[2:], None))
+        ]
+        assert found == [(-1024, 2048), (-75, 250), (-1024, 2048)]
+
+    @pytest.mark.parametrize("window", [(-1024, 2048), (20.0, 180.0)])
+    def test_window_becomes_0_to_1_on_the_same_grid(
+        self, window: tuple[float, float], tmp_path: Path
+    ) -> None:
+        hu = np.random.default_rng(0).normal(60, 300, (20, 21, 22)).astype(np.int16)
+        hu[:6] = -1024  # cropped away
+        save(hu, tmp_path / "ct.nii.gz")
+        recipe = options(
+            tmp_path, pretrained=None, spacing=[3, 3, 3], hu_window=list(window), input_check="off"
+        ).recipe
+        found = Compose(image_transforms(recipe))({"image": str(tmp_path / "ct.nii.gz")})["image"]
+        low, high = window
+        expected = (np.clip(hu, low, high) - low) / (high - low)
+        back = Orientationd("image", axcodes="RAS", labels=None)({"image": found})["image"][0]
+        start = np.rint(np.asarray(back.affine)[:3, 3] / 3).astype(int)
+        box = tuple(slice(s, s + n) for s, n in zip(start, back.shape, strict=True))
+        assert np.allclose(back, expected[box], atol=1e-5)
 
     def test_batch_follows_memory(self) -> None:
         whole = (96, 160, 160)

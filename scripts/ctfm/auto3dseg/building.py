@@ -51,6 +51,10 @@ def image_transforms(recipe: Recipe, with_label: bool = False) -> list[Any]:
     modes = ("bilinear", "nearest")[: len(keys)]
     label = [LoadScand("label", "off"), *label_map(recipe)] if with_label else []
     low, high = WHOLE_BODY.hu_window
+    inside = [(hu - low) / (high - low) for hu in recipe.hu_window]
+    narrower = ScaleIntensityRanged(
+        "image", a_min=inside[0], a_max=inside[1], b_min=0, b_max=1, clip=True
+    )
     steps = [
         LoadScand("image", recipe.input_check),
         *label,
@@ -65,6 +69,7 @@ def image_transforms(recipe: Recipe, with_label: bool = False) -> list[Any]:
         CropForegroundd(
             keys, source_key="image", margin=WHOLE_BODY.foreground_margin, allow_smaller=True
         ),
+        *([] if recipe.hu_window == WHOLE_BODY.hu_window else [narrower]),
     ]
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "cache",
     "classes",
     "flips",
+    "hu_window",
     "intensity",
     "is_ct",
     "loader",
@@ -109,6 +110,25 @@ def intensity(modality: str) -> str:
         variance, where there are no Hounsfield units.
     """
     return "hu" if is_ct(modality) else "scan"
+
+
+def hu_window(statistics: Statistics, values: Mapping[str, Any]) -> tuple[float, float]:
+    """HU that become 0 and 1.
+
+    Args:
+        statistics: of the data.
+        values: options; `pretrained` and `intensity` matter.
+
+    Returns:
+        CT-FM's window for its encoder. From scratch there is nothing to match, and a few tens of
+        HU tell a tumour from its organ: the 0.5th to 99.5th percentile of the labelled voxels,
+        mean over cases, as in nnU-Net.
+    """
+    found = [case.foreground for case in statistics.cases if case.foreground is not None]
+    if values["pretrained"] is not None or values["intensity"] != "hu" or not found:
+        return WHOLE_BODY.hu_window
+    low, high = np.mean(found, axis=0)
+    return round(float(low), 1), round(float(high), 1)
 
 
 def classes(

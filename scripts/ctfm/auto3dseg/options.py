@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 
 from ctfm.auto3dseg.decisions import named_classes
 from ctfm.auto3dseg.recipe import Recipe
+from ctfm.contract import WHOLE_BODY
 from ctfm.errors import UserError
 
 __all__ = ["DEFAULTS", "Options", "merge"]
@@ -32,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "class_names": None,
     "sigmoid": False,
     "intensity": None,
+    "hu_window": None,
     "input_check": None,
     "flips": None,
     "overlap": 0.625,
@@ -118,13 +120,24 @@ class Options:
             )
         if not isinstance(self["freeze_epochs"], int) or self["freeze_epochs"] < 0:
             raise UserError(f"freeze_epochs is {self['freeze_epochs']!r}: give 0 or more")
-        if self["intensity"] != "hu" and self["pretrained"] is not None:
+        if self["pretrained"] is not None:
+            self._check_pretrained()
+        if min(self.learning_rates) <= 0:
+            raise UserError(f"learning_rate is {self['learning_rate']!r}: give positive numbers")
+
+    def _check_pretrained(self) -> None:
+        """The encoder sees what it was pretrained on, or nothing is gained by it."""
+        if self["intensity"] != "hu":
             raise UserError(
                 "pretrained: CT-FM's encoder has seen CT in Hounsfield units alone, and intensity "
                 f"is {self['intensity']!r}: set pretrained to null to train from scratch"
             )
-        if min(self.learning_rates) <= 0:
-            raise UserError(f"learning_rate is {self['learning_rate']!r}: give positive numbers")
+        if self.recipe.hu_window != WHOLE_BODY.hu_window:
+            raise UserError(
+                f"pretrained: CT-FM's encoder expects hu_window {list(WHOLE_BODY.hu_window)}, and "
+                f"it is {list(self.recipe.hu_window)}: set it so, or to null in the input file and "
+                "make the folds anew, or set pretrained to null"
+            )
 
     @property
     def learning_rates(self) -> tuple[float, float]:

@@ -69,6 +69,7 @@ def _decide(values: dict[str, Any], statistics: Statistics) -> dict[str, Any]:
 
     fill("intensity", decisions.intensity, values["modality"])
     fill("input_check", lambda kind: "error" if kind == "hu" else "off", values["intensity"])
+    fill("hu_window", decisions.hu_window, statistics, values)
     fill("spacing", decisions.spacing, statistics)
     fill("roi_size", decisions.roi_size, statistics, values["spacing"], memory)
     fill("batch_size", decisions.batch_size, values["roi_size"], memory)

@@ -6,7 +6,7 @@ The file is safetensors: tensors, and in its header the recipe as JSON, data and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ctfm.contract import ENCODER
+from ctfm.contract import ENCODER, WHOLE_BODY
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 from ctfm.weights import load_network, read_metadata
@@ -38,6 +38,7 @@ class Recipe:
         roi_size: voxels of a window.
         overlap: share that neighbouring windows have in common.
         intensity: "hu" or "scan", see `ctfm.auto3dseg.decisions.intensity`.
+        hu_window: HU that become 0 and 1, with intensity "hu".
         class_names: background is none of them.
         class_index: label values of each class; a label map shows the first of them.
         sigmoid: classes may overlap; there is no channel for background then.
@@ -49,6 +50,7 @@ class Recipe:
     roi_size: tuple[int, ...]
     overlap: float
     intensity: str
+    hu_window: tuple[float, float]
     class_names: tuple[str, ...]
     class_index: tuple[tuple[int, ...], ...]
     sigmoid: bool
@@ -69,6 +71,7 @@ class Recipe:
                 roi_size=tuple(int(n) for n in options["roi_size"]),
                 overlap=float(options["overlap"]),
                 intensity=str(options["intensity"]),
+                hu_window=_pair(options["hu_window"]),
                 class_names=tuple(str(name) for name in options["class_names"]),
                 class_index=tuple(tuple(int(v) for v in row) for row in options["class_index"]),
                 sigmoid=bool(options["sigmoid"]),
@@ -98,6 +101,12 @@ class Recipe:
             raise UserError(f"overlap is {self.overlap}: give a share from 0 to below 1")
         if self.intensity not in ("hu", "scan"):
             raise UserError(f"intensity is {self.intensity!r}: choose hu (for CT) or scan")
+        (low, high), (least, most) = self.hu_window, WHOLE_BODY.hu_window
+        if not least <= low < high <= most:
+            raise UserError(
+                f"hu_window is {list(self.hu_window)}: give the lower HU, then the higher, inside "
+                f"[{least}, {most}]"
+            )
         if not self.class_names or len(self.class_names) != len(self.class_index):
             raise UserError(f"{len(self.class_names)} class_names, {len(self.class_index)} indices")
         listed = [value for row in self.class_index for value in row]
@@ -139,6 +148,11 @@ class Recipe:
             return SegResNetDS(**self.network)
         except (TypeError, ValueError) as error:
             raise UserError(f"network {self.network} cannot be built: {error}") from error
+
+
+def _pair(given: Sequence[Any]) -> tuple[float, float]:
+    low, high = given
+    return float(low), float(high)
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ class Case:
         shape: voxels.
         labels: values that its label holds, background included.
         lowest: value of the image.
+        foreground: 0.5th and 99.5th percentile of the image where the label is not background;
+            None: there is no such voxel.
     """
 
     image: str
@@ -32,6 +35,7 @@ class Case:
     shape: tuple[int, ...]
     labels: frozenset[int]
     lowest: float
+    foreground: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,4 +77,11 @@ def _case(entry: dict[str, Any]) -> Case:
         shape=tuple(int(n) for n in reversed(image["shape"][0])),
         labels=frozenset(int(v) for v in entry["label_stats"]["labels"]),
         lowest=min(float(channel["min"]) for channel in image["intensity"]),
+        foreground=_foreground(entry),
     )
+
+
+def _foreground(entry: dict[str, Any]) -> tuple[float, float] | None:
+    (first, *_) = entry["image_foreground_stats"]["intensity"]
+    low, high = (float(first[f"percentile_{name}"]) for name in ("00_5", "99_5"))
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None

@@ -169,6 +169,7 @@ def crops(options: Options, classes: list[list[int]]) -> ClassCrops:
         seed=int(options["seed"]),
         spacing=recipe.spacing,
         fold=options["fold"],
+        hu_window=recipe.hu_window,
     )
 
 

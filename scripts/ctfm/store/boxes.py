@@ -69,6 +69,7 @@ class Samples(ABC):
         UserError: no scan in the list, or voxels of another size.
 
     Attributes:
+        hu_window: HU that become 0 and 1; the store's own, unless a narrower one is set.
         damaged: keys of the scans that are skipped.
         labelled: whether samples have labels.
         shape: boxes of a sample, as the batch is shaped: () for one box.
@@ -90,6 +91,7 @@ class Samples(ABC):
     ) -> None:
         self.scans = Store(store).scans(split, fold)
         self.recipe = self.scans[0].recipe
+        self.hu_window = self.recipe.hu_window
         if spacing is not None and not np.allclose(spacing, self.recipe.spacing, atol=1e-4):
             raise UserError(
                 f"{store}: holds voxels of {list(self.recipe.spacing)} mm, the network expects "
@@ -115,9 +117,21 @@ class Samples(ABC):
 
     def scaled(self, image: Tensor, out: Tensor | None = None) -> Tensor:
         """HU to 0..1, float32, in `out` if it is given."""
-        low, high = self.recipe.hu_window
+        low, high = self.hu_window
         out = torch.empty_like(image, dtype=torch.float32) if out is None else out
-        return torch.mul(image, 1 / (high - low), out=out).sub_(low / (high - low))
+        torch.mul(image, 1 / (high - low), out=out).sub_(low / (high - low))
+        # voxels are clipped to the store's window when it is built
+        return out if self.hu_window == self.recipe.hu_window else out.clamp_(0, 1)
+
+    def _narrow(self, hu_window: Sequence[float]) -> None:
+        """Set a window inside the store's, which has clipped the rest."""
+        (low, high), (least, most) = hu_window, self.recipe.hu_window
+        if not least <= low < high <= most:
+            raise UserError(
+                f"hu_window is {list(hu_window)}: give one inside [{least:g}, {most:g}], which is "
+                "what the store holds"
+            )
+        self.hu_window = (float(low), float(high))
 
     def classes(self, label: Array) -> npt.NDArray[np.uint8]:
         """Ids of the store to those that the network counts; not for samples without labels."""

@@ -41,9 +41,10 @@ class ClassCrops(Samples):
         max_damaged: share of the scans that may be damaged; they are skipped.
         fold: the fold that validates while the others train, if the datalist's rows are in folds;
             None: the datalist's own lists.
+        hu_window: HU that become 0 and 1, inside the store's; None: the store's.
 
     Raises:
-        UserError: scans without labels, or ratios that are none.
+        UserError: scans without labels, or ratios or a window that are none.
     """
 
     labelled = True
@@ -60,9 +61,12 @@ class ClassCrops(Samples):
         spacing: Sequence[float] | None = None,
         max_damaged: float = 0.0,
         fold: int | None = None,
+        hu_window: Sequence[float] | None = None,
     ) -> None:
         super().__init__(store, split, seed, spacing, max_damaged, fold)
         self._label(class_ids, split)
+        if hu_window is not None:
+            self._narrow(hu_window)
         self.patch = tuple(patch)
         self.class_ids = list(class_ids)
         self.ratios = list(ratios) if ratios is not None else [0.0] + [1.0] * len(self.class_ids)

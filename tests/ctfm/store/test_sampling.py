@@ -15,6 +15,7 @@ from monai.transforms import (
     RandCropByLabelClasses,
     RandScaleCrop,
     RandSpatialCropSamples,
+    ScaleIntensityRange,
     SpatialCrop,
     SpatialPad,
 )
@@ -251,6 +252,19 @@ class TestClassCrops:
     def test_wrong_ratios(self, ratios: list[float], one: str) -> None:
         with pytest.raises(UserError, match=r"ratios are \[.*\] for 3 classes: give background's"):
             ClassCrops(one, PATCH, CLASSES, ratios=ratios)
+
+    def test_a_narrower_window_is_scaled_as_by_monai(self, one: str) -> None:
+        samples = ClassCrops(one, PATCH, CLASSES, hu_window=(20, 180))
+        (box,) = samples.boxes(1, 0)
+        hu = torch.from_numpy(box.image())
+        expected = ScaleIntensityRange(20, 180, 0, 1, clip=True)(hu)
+        assert torch.allclose(samples.scaled(hu), torch.as_tensor(expected), atol=1e-6)
+        assert {0.0, 1.0} <= set(samples.scaled(hu).unique().tolist())
+
+    @pytest.mark.parametrize("window", [(180, 20), (-2000, 100), (0, 5000)])
+    def test_wrong_windows(self, window: tuple[float, float], one: str) -> None:
+        with pytest.raises(UserError, match=r"hu_window is .*: give one inside \[-1024, 2048\]"):
+            ClassCrops(one, PATCH, CLASSES, hu_window=window)
 
     def test_unlabelled_scans(self, four: str) -> None:
         message = r"2 scans of list 'training' are stored without labels \(first: s2/ct\.nii\.gz\)"
