@@ -67,21 +67,29 @@ def test_folds_share_a_store_and_train_on_their_own_cases(
     assert len(list(store.rglob("*.b2nd"))) == 8, "four images, four labels"
 
 
-def test_crops_are_those_of_monais_transforms(source: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [[-1024, 2048], None])
+def test_crops_are_those_of_monais_transforms(
+    source: dict[str, Any], tmp_path: Path, window: list[float] | None
+) -> None:
     """Values, resampling and groups of label values, before chance comes in."""
     groups = [{"name": "paired", "index": [1, 3]}, {"name": "liver", "index": 5}]
-    algo = make_fold(tmp_path / "work", {**source, "class_names": groups, "spacing": [3, 2, 3]})
+    algo = make_fold(
+        tmp_path / "work",
+        {**source, "class_names": groups, "spacing": [3, 2, 3], "hu_window": window},
+    )
     options = Options.read(algo.config_files, {})
     convert_scans(options)
     samples = data_of(options).dataset
     rows, _ = options.rows()
+    low, high = options.recipe.hu_window
+    rounding = 0.5 / (high - low) + 1e-6
     prepared = Compose(image_transforms(options.recipe, with_label=True))
     for row in rows:
         (scan,) = (s for s in samples.scans if row["image"].endswith(s.entry.name))
         box = Box(scan, (0, 0, 0), scan.entry.shape, 0)
         expected = prepared(row)
         image = samples.scaled(torch.from_numpy(box.image()))
-        assert torch.allclose(image, expected["image"][0].as_tensor(), atol=0.5 / 3072 + 1e-6)
+        assert torch.allclose(image, expected["image"][0].as_tensor(), atol=rounding)
         label = expected["label"][0].as_tensor()
         assert torch.equal(torch.from_numpy(samples.classes(box.label())), label.to(torch.uint8))
         assert label.unique().tolist() == [0, 1, 2]

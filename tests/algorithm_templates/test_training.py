@@ -100,7 +100,7 @@ def test_killed_training_is_not_taken_for_trained_and_goes_on(
     assert f"resuming after epoch {done}" in caplog.text
     assert algo.get_score() >= 0
     with pytest.raises(UserError, match="began with pretrained None, not x"):
-        run(algo.config_files, num_epochs=done + 2, pretrained="x")
+        run(algo.config_files, pretrained="x", hu_window=[-1024, 2048])
 
 
 def test_values_survive_the_command_line(source: dict[str, Any], tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from ctfm.auto3dseg.checks import (
     check_task,
     check_tests,
     encoder_of,
+    with_encoder,
 )
 from ctfm.auto3dseg.options import Options
-from ctfm.auto3dseg.planning import plan
+from ctfm.auto3dseg.planning import of_copy, plan
 from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.statistics import Statistics
 from ctfm.auto3dseg.stored import check_loader
@@ -58,11 +59,20 @@ class CTFMAlgo(BundleAlgo):
     def export_to_disk(self, output_path: str, algo_name: str, **kwargs: Any) -> None:
         """Make the fold's folder; one that is there is moved aside, not deleted.
 
+        Args:
+            output_path: folder for it.
+            algo_name: its name.
+            kwargs: `fold`; or, as NNIGen and OptunaGen have it, `fill_with_datastats=False` and
+                options: a copy of this fold with other parameters.
+
         Raises:
             UserError: the task cannot work, with what to do.
         """
         with _explained():
             folder = Path(output_path) / algo_name
+            if not kwargs.pop("fill_with_datastats", True):
+                kwargs["copy_of"] = self.folder
+                kwargs["values"] = ConfigParser.load_config_file(self.folder / "configs" / CONFIG)
             _move_aside(folder)
             try:
                 super().export_to_disk(output_path, algo_name, **kwargs)
@@ -78,21 +88,22 @@ class CTFMAlgo(BundleAlgo):
         Args:
             data_stats_filename: ``datastats.yaml`` of the analysis.
             algo_path: folder of the fold.
-            kwargs: `fold`.
+            kwargs: `fold`; or what `export_to_disk` makes of a copy.
 
         Raises:
             UserError: the task cannot work, with what to do.
         """
         folder = Path(algo_path).absolute()
-        source = ConfigParser.load_config_file(self.data_list_file)
+        if "copy_of" in kwargs:
+            copied = of_copy(kwargs.pop("values"), kwargs.pop("copy_of"), folder, kwargs)
+            return {CONFIG: _write(folder / "configs" / CONFIG, copied)}
+        source = with_encoder(ConfigParser.load_config_file(self.data_list_file))
         statistics = Statistics.read(data_stats_filename)
         config = folder / "configs" / CONFIG
         defaults = ConfigParser.load_config_file(config)
         check_task(source, statistics, {**defaults, **source}["pretrained"])
         values = plan(source, statistics, defaults, folder, kwargs.get("fold", 0))
-        ConfigParser.export_config_file(
-            values, config, fmt="yaml", default_flow_style=None, sort_keys=False
-        )
+        _write(config, values)
         options = Options.read(str(config), {})
         training, validation = options.rows()
         check_loader(options)
@@ -146,9 +157,8 @@ class CTFMAlgo(BundleAlgo):
                 "make the folds anew (algo_gen=True)"
             )
         check_loader(options)
-        check_labels(
-            options, Statistics.read(self.folder.parent / Path(self.data_stats_files).name)
-        )
+        beside = self.folder.parent / Path(self.data_stats_files).name  # in a moved work dir
+        check_labels(options, Statistics.read(beside if beside.exists() else self.data_stats_files))
         training, validation = options.rows()
         for row in (*training, *validation):
             if not Path(row["image"]).exists():
@@ -184,6 +194,13 @@ class CTFMAlgo(BundleAlgo):
         """
         config = ConfigParser.load_config_file(self.folder / "configs" / CONFIG)
         return read_score(self.folder / str(config["ckpt_path"]))
+
+
+def _write(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+    ConfigParser.export_config_file(
+        values, file, fmt="yaml", default_flow_style=None, sort_keys=False
+    )
+    return values
 
 
 def _put_torchrun_on_path() -> None:

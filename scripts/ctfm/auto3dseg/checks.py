@@ -33,12 +33,25 @@ __all__ = [
     "check_task",
     "check_tests",
     "encoder_of",
+    "with_encoder",
 ]
 
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii", ".nii.gz")
 MIN_TRAINING_CASES = 2
+
+
+def with_encoder(source: dict[str, Any]) -> dict[str, Any]:
+    """The user's input file; without Hounsfield units no encoder is taken unless it is named."""
+    if is_ct(str(source["modality"])) or "pretrained" in source:
+        return source
+    logger.warning(
+        "modality is %s: CT-FM's encoder has seen CT in Hounsfield units alone: training the same "
+        "network from scratch",
+        source["modality"],
+    )
+    return {**source, "pretrained": None}
 
 
 def check_task(source: Mapping[str, Any], statistics: Statistics, pretrained: Any) -> None:
@@ -222,6 +235,7 @@ def check_input(file: str) -> str:
             raise UserError(f"{file}: has no {key}: Auto3DSeg needs modality, datalist, dataroot")
     if not Path(source["datalist"]).is_file():
         raise UserError(f"{source['datalist']}: no such datalist: check the path in {file}")
+    source = with_encoder(source)
     pretrained = {**DEFAULTS, **source}["pretrained"]
     check_task(source, Statistics(()), pretrained)
     lists = ConfigParser.load_config_file(source["datalist"])

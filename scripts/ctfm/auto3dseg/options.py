@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from ctfm.auto3dseg.recipe import Recipe
 from ctfm.contract import WHOLE_BODY
 from ctfm.errors import UserError
 
-__all__ = ["DEFAULTS", "Options", "merge"]
+__all__ = ["DEFAULTS", "Options", "merge", "understood"]
+
+logger = logging.getLogger(__name__)
 
 #: Every option with its default; None: decided from the data.
 DEFAULTS: dict[str, Any] = {
@@ -58,6 +61,17 @@ FIXED = (
 )
 #: How the stock templates call them.
 OTHER_NAMES = {"num_images_per_batch": "batch_size", "resample_resolution": "spacing"}
+#: What the stock templates take beside them, and this one decides by itself.
+STOCK_ALONE = (
+    "auto_scale_allowed",
+    "auto_scale_batch",
+    "auto_scale_filters",
+    "auto_scale_roi",
+    "determ",
+    "num_steps_per_image",
+    "num_warmup_epochs",
+    "pretrained_ckpt_name",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +101,7 @@ class Options:
         """
         files = [config_file] if isinstance(config_file, str) else list(config_file)
         folder = Path(files[0]).absolute().parents[1]
+        overrides = understood(overrides)
         values = merge(ConfigParser.load_config_files(files), overrides)
         if "class_names" in overrides and values["class_names"]:
             named = values["class_names"]
@@ -145,6 +160,8 @@ class Options:
         given = self["learning_rate"]
         rates = given if isinstance(given, Mapping) else {"encoder": given, "decoder": given}
         try:
+            if unknown := rates.keys() - {"encoder", "decoder"}:
+                raise KeyError(min(unknown))
             # YAML reads 1e-4 as text
             return float(rates["encoder"]), float(rates["decoder"])
         except (KeyError, TypeError, ValueError) as error:
@@ -185,6 +202,26 @@ class Options:
             return None
         values = {**self.values, "roi_size": list(found.roi_size)}
         return replace(self, recipe=found, values=values)
+
+
+def understood(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as this template knows them, where they are written for the stock templates.
+
+    Those that have no meaning here are told and left out; `use_pretrain` and `pretrained_path`
+    become `pretrained`.
+    """
+    found = dict(overrides)
+    given = [name for name in STOCK_ALONE if name in found]
+    for name in given:
+        del found[name]
+    if given:
+        logger.warning("of stock templates alone, without effect here: %s", ", ".join(given))
+    use, path = found.pop("use_pretrain", None), found.pop("pretrained_path", None)
+    if use is False:
+        found.setdefault("pretrained", None)
+    elif path:
+        found.setdefault("pretrained", path)
+    return found
 
 
 def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

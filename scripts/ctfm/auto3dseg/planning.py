@@ -10,11 +10,14 @@ from typing import Any
 import torch
 
 from ctfm.auto3dseg import decisions
-from ctfm.auto3dseg.options import DEFAULTS, OTHER_NAMES, merge
+from ctfm.auto3dseg.options import DEFAULTS, OTHER_NAMES, merge, understood
 from ctfm.auto3dseg.statistics import Statistics
 from ctfm.auto3dseg.stored import has_packages
 
-__all__ = ["plan"]
+__all__ = ["of_copy", "plan"]
+
+#: Options that are paths, relative to the fold's folder where they can be.
+PATHS = ("data_list_file_path", "data_file_base_dir", "store_path", "pretrained")
 
 
 def plan(
@@ -37,7 +40,7 @@ def plan(
         ctfm.errors.UserError: classes are not understood.
     """
     known = DEFAULTS.keys() | OTHER_NAMES.keys()  # the file also holds what is Auto3DSeg's own
-    chosen = {key: value for key, value in source.items() if key in known}
+    chosen = {key: value for key, value in understood(source).items() if key in known}
     if chosen.get("network", {}) is None:
         del chosen["network"]
     network = {**decisions.network(), **(defaults["network"] or {})}
@@ -53,9 +56,46 @@ def plan(
         "class_index": index,
         "store_path": "../store",
     }
+    if not isinstance(values["learning_rate"], Mapping):  # so that each can be searched for
+        values["learning_rate"] = dict.fromkeys(("encoder", "decoder"), values["learning_rate"])
     if values["pretrained"] is not None and Path(str(values["pretrained"])).expanduser().exists():
         values["pretrained"] = _portable(Path(values["pretrained"]).expanduser(), folder)
     return _decide(values, statistics)
+
+
+def of_copy(
+    values: Mapping[str, Any], old: Path, new: Path, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of a fold that is copied to be trained with other parameters.
+
+    Args:
+        values: config of the fold.
+        old: its folder.
+        new: the copy's; relative paths lead from there to the same files.
+        params: options above the config; what is none is left out, since a search for
+            hyper-parameters passes its own settings too.
+
+    Raises:
+        ctfm.errors.UserError: an option cannot be set.
+    """
+    moved = dict(values)
+    for name in PATHS:
+        path = str(values[name])
+        inside = Path(os.path.normpath(old / path))
+        if values[name] is not None and not Path(path).is_absolute() and _leads(name, inside):
+            moved[name] = os.path.relpath(inside, new)
+    known = DEFAULTS.keys() | OTHER_NAMES.keys()
+    chosen = {
+        name: value
+        for name, value in understood(params).items()
+        if name.replace("#", "::").partition("::")[0] in known
+    }
+    return merge(moved, chosen)
+
+
+def _leads(name: str, path: Path) -> bool:
+    """Whether an option is a path: that of an encoder may be an id of Hugging Face."""
+    return name != "pretrained" or path.exists()
 
 
 def _decide(values: dict[str, Any], statistics: Statistics) -> dict[str, Any]:

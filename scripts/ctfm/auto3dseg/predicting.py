@@ -8,12 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.transforms import Compose, MapTransform
 
 from ctfm.auto3dseg.building import device_of, image_transforms, inferer
 from ctfm.auto3dseg.inference import MeanProbabilities, checkpoint_of, loaded
 from ctfm.auto3dseg.recipe import Recipe
+from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.transforms import OnOwnGridd
 from ctfm.errors import UserError
 from ctfm.evaluators import ScanEvaluator
@@ -82,6 +84,8 @@ def infer(
 def trained_folds(work_dir: Path) -> list[Path]:
     """Folders of the folds in a work dir, or that of one fold, whose training has ended.
 
+    Where a fold was trained several times, in a search for hyper-parameters, the best one counts.
+
     Raises:
         UserError: there is none.
     """
@@ -93,7 +97,20 @@ def trained_folds(work_dir: Path) -> list[Path]:
             f"{work_dir}: no trained fold: give the work_dir of an AutoRunner whose training has "
             "ended, or the folder of one fold"
         )
-    return trained
+    best: dict[Any, Path] = {}
+    for folder in sorted(trained, key=_score):
+        fold = ConfigParser.load_config_file(folder / "configs" / "hyper_parameters.yaml")["fold"]
+        if fold in best:
+            logger.info("fold %s: %s, not %s", fold, folder.name, best[fold].name)
+        best[fold] = folder
+    return sorted(best.values())
+
+
+def _score(folder: Path) -> float:
+    try:
+        return read_score(checkpoint_of(folder).parent)
+    except UserError:  # whose training has not ended
+        return -1.0
 
 
 def _folds(work_dir: Path, device: Any) -> tuple[list[Any], Recipe]:
