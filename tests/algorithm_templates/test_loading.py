@@ -14,14 +14,22 @@ import torch
 from auto3dseg_support import make_fold, make_task
 from monai.transforms import Compose
 
+from ctfm.augmentation.steps import AsMonai
 from ctfm.auto3dseg import training
 from ctfm.auto3dseg.algo import CTFMAlgo
-from ctfm.auto3dseg.building import TrainingData, image_transforms, label_channels
+from ctfm.auto3dseg.building import (
+    TrainingData,
+    image_transforms,
+    label_channels,
+    random_transforms,
+)
 from ctfm.auto3dseg.inference import InferClass
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.stored import convert_scans
 from ctfm.auto3dseg.training import run
+from ctfm.dali import DaliLoader
 from ctfm.errors import UserError
+from ctfm.loading import StoreLoader
 from ctfm.store.boxes import Box
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,6 +101,22 @@ def test_crops_are_those_of_monais_transforms(
         label = expected["label"][0].as_tensor()
         assert torch.equal(torch.from_numpy(samples.classes(box.label())), label.to(torch.uint8))
         assert label.unique().tolist() == [0, 1, 2]
+
+
+def test_dali_resamples_what_the_template_draws(source: dict[str, Any], tmp_path: Path) -> None:
+    """As on a GPU, by DALI's CPU operators; flips come after, on the device."""
+    algo = make_fold(tmp_path / "work", {**source, "flips": True})
+    options = Options.read(algo.config_files, {})
+    convert_scans(options)
+    samples = data_of(options).dataset
+    steps = random_transforms(options.recipe, flips=True)[:4]
+    steps[0].prob = steps[0].rand_affine.prob = 1.0
+    by_dali = DaliLoader(samples, steps, batch_size=2, num_workers=1, resampling="dali")
+    assert by_dali.warp
+    assert all(not isinstance(step, AsMonai) for step in by_dali.augmentation.steps)
+    (found,), (expected,) = list(by_dali), list(StoreLoader(samples, steps, 2, 1))
+    assert (found["image"] - expected["image"]).abs().mean() < 1e-3
+    assert (found["label"] == expected["label"]).float().mean() > 0.999
 
 
 def test_every_class_is_in_the_middle_of_crops(source: dict[str, Any], tmp_path: Path) -> None:
