@@ -7,7 +7,7 @@ from typing import Any
 
 import fire
 
-from ctfm.commands import Auto3DSeg, Datalist, Dicom, Phantom, Store, Weights, call
+from ctfm.commands import Auto3DSeg, Datalist, Dicom, Evaluate, Phantom, Store, Weights, call
 from ctfm.errors import explain_in_one_line
 
 
@@ -19,6 +19,7 @@ class Commands:
         self.weights = Weights()
         self.datalist = Datalist()
         self.dicom = Dicom()
+        self.evaluate = Evaluate()
         self.phantom = Phantom()
         self.store = Store()
 

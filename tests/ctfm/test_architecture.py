@@ -22,15 +22,16 @@ SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "ctfm"
 
 FOUNDATION = {
-    "ctfm", "ctfm.classes", "ctfm.contract", "ctfm.errors", "ctfm.files", "ctfm.grids",
-    "ctfm.hounsfield", "ctfm.intervals", "ctfm.tables", "ctfm.workers",
+    "ctfm", "ctfm.classes", "ctfm.columns", "ctfm.contract", "ctfm.errors", "ctfm.files",
+    "ctfm.grids", "ctfm.hounsfield", "ctfm.intervals", "ctfm.tables", "ctfm.workers",
 }  # fmt: skip
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.
 TOP = {
     "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.auto3dseg",
-    "ctfm.commands.calling", "ctfm.commands.data", "ctfm.commands.weights",
-    "ctfm.config_checks", "ctfm.config_contract", "ctfm.release", "ctfm.task_overlays",
+    "ctfm.commands.calling", "ctfm.commands.data", "ctfm.commands.evaluation",
+    "ctfm.commands.weights", "ctfm.config_checks", "ctfm.config_contract", "ctfm.release",
+    "ctfm.task_overlays",
 }  # fmt: skip
 
 
@@ -151,6 +152,12 @@ class TestArrows:
     def test_comparing_runs_rests_on_the_foundation(self, module: str) -> None:
         """It reads tables: neither scans nor networks, and no torch."""
         assert own(module) <= FOUNDATION | set(of("ctfm.comparison"))
+        assert not reachable(module) & {"ignite", "monai", "torch"}
+
+    @pytest.mark.parametrize("module", of("ctfm.classification"))
+    def test_scoring_classifiers_rests_on_the_foundation(self, module: str) -> None:
+        """It knows labels and scores: neither scans nor networks, and no torch."""
+        assert own(module) <= FOUNDATION | set(of("ctfm.classification"))
         assert not reachable(module) & {"ignite", "monai", "torch"}
 
     @pytest.mark.parametrize("module", of("ctfm.lesions"))

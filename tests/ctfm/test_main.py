@@ -87,6 +87,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("dicom.convert", ["folder", "--out", "folder"]),
         ("weights.inject", ["encoder.pt", "out.pt"]),
         ("auto3dseg.infer", ["work", "ct.nii.gz", "-o", "out"]),
+        ("evaluate.classification", ["p.csv", "--label", "l", "--score", "s", "--out", "d"]),
         ("pack", ["bundle"]),
         ("probe", ["encoder.pt", "--data", "x.json"]),
         ("compare", ["a", "b"]),
