@@ -137,7 +137,7 @@ def binary_labels(
         UserError: a label is missing, or is not of two classes.
     """
     texts = [cell.strip().lower() for cell in cells]
-    missing = [row for row, text in zip(rows, texts, strict=True) if text in ("", "nan", "none")]
+    missing = [row for row, text in zip(rows, texts, strict=True) if text in ("", "nan")]
     if missing:
         raise UserError(
             f"{what}: {len(missing)} of {len(texts)} labels are missing (first: {missing[0]}): "

@@ -36,6 +36,47 @@ class Datalist:
 
         print(call(msd, str(root), str(out), **options))
 
+    def sinoct(self, root: str, out: str, **options: Any) -> None:
+        """List SinoCT's head CTs, one series of each patient, with the published split.
+
+        Args:
+            root: folder with labels.csv and a folder for each patient.
+            out: datalist to write (JSON); what is left out stands beside it (.excluded.csv).
+            options: thickness, min_slices, min_extent, contrast, seed, workers.
+        """
+        from ctfm.datalists.sinoct import sinoct
+
+        print(call(sinoct, str(root), str(out), **options))
+
+    def cq500(self, root: str, out: str, **options: Any) -> None:
+        """List CQ500's head CTs, one series of each study, as an external test.
+
+        Args:
+            root: folder of the unpacked studies.
+            out: datalist to write (JSON); what is left out stands beside it (.excluded.csv).
+            options: rule, reads, thickness, min_slices, min_extent, contrast, workers.
+        """
+        from ctfm.datalists.cq500 import cq500
+
+        print(call(cq500, str(root), str(out), **options))
+
+    def classification(
+        self, csv: str, root: str, out: str, image: str, label: str, **options: Any
+    ) -> None:
+        """List the scans of any table with labels of two classes.
+
+        Args:
+            csv: CSV, CSV.gz or Parquet with a row for each scan.
+            root: folder that the table's paths are relative to.
+            out: datalist to write (JSON); what is left out stands beside it (.excluded.csv).
+            image: column of the scans.
+            label: column of the labels.
+            options: subject, split, positive, shares, seed, skip_bad.
+        """
+        from ctfm.datalists.classified import classification
+
+        print(call(classification, str(csv), str(root), str(out), image, label, **options))
+
     def ct(self, root: str, out: str, **options: Any) -> None:
         """List the CTs of any tree, NIfTI, NRRD, MHA or DICOM, for self-supervised pretraining.
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ctfm.datalists.selection import Exclusion, Reason, Selection
 from ctfm.hounsfield import value_problem
 
-__all__ = ["NIFTI", "SUFFIXES", "inspect_file"]
+__all__ = ["NIFTI", "SUFFIXES", "Stack", "inspect_file", "slice_axis", "stack_of"]
 
 #: Those that `ctfm.scans` reads, which needs torch; a test holds the two together.
 NIFTI = (".nii", ".nii.gz")
@@ -27,6 +27,8 @@ SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 #: Spacings that differ by less, relatively, are the same.
 SAME_SPACING = 0.01
+#: Slices are axial if the cosine of their lean to the body's axis is at least this (45 degrees).
+AXIAL = math.cos(math.radians(45))
 #: Where slices are looked at: parts of the way through the last stored axis.
 LOOKED_AT = (0.25, 0.5, 0.75)
 
@@ -48,6 +50,24 @@ class Header:
     directions: npt.NDArray[np.float64]
     eight_bits: bool
     oriented: bool = True
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How a file's slices lie: their number, their distance in mm, and whether they are axial."""
+
+    slices: int
+    distance: float
+    axial: bool
+
+
+def stack_of(root: Path, name: str) -> Stack:
+    """The slices of a file that `inspect_file` passes."""
+    header = _read_header(root / name)
+    axis = slice_axis(header.directions)
+    step = header.directions[:, axis]
+    distance = float(np.linalg.norm(step))
+    return Stack(header.shape[axis], distance, bool(abs(step[2]) >= AXIAL * distance))
 
 
 def inspect_file(

@@ -9,7 +9,7 @@ from ctfm.datalists.selection import Exclusion, Reason, Selection
 from ctfm.dicom.headers import NoImageError, Slice, check_series, read_headers
 from ctfm.errors import UserError
 
-__all__ = ["inspect_series"]
+__all__ = ["exclude_images", "inspect_series"]
 
 
 def inspect_series(root: Path, name: str, selection: Selection) -> tuple[str, Exclusion | None]:
@@ -30,14 +30,27 @@ def inspect_series(root: Path, name: str, selection: Selection) -> tuple[str, Ex
         return "", Exclusion(name, Reason.NOT_CT, "DICOM without an image, such as a report")
     except UserError as error:
         return "", Exclusion(name, Reason.UNREADABLE, _without(folder, error))
-    excluded = (
+    return slices[0].patient, exclude_images(name, folder, slices, selection)
+
+
+def exclude_images(
+    name: str, folder: Path, slices: Sequence[Slice], selection: Selection
+) -> Exclusion | None:
+    """Judge a series by its headers.
+
+    Args:
+        name: of the series.
+        folder: of its files.
+        slices: the headers.
+        selection: what is asked of a scan.
+    """
+    return (
         _exclude_kind(name, slices)
         or selection.exclude_slices(name, len(slices))
         or _exclude_thickness(name, slices, selection)
         or _exclude_positions(name, slices)
         or _exclude_geometry(name, folder, slices)
     )
-    return slices[0].patient, excluded
 
 
 def _exclude_kind(name: str, slices: Sequence[Slice]) -> Exclusion | None:
