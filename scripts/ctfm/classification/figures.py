@@ -37,8 +37,8 @@ TITLES = {
     "specificity": "specificity", "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy", "ppv": "PPV", "npv": "NPV",
 }  # fmt: skip
-#: Resamples that are worked on together: memory is this times the cases.
-LOT = 128
+#: Resamples that are worked on together: at most so many, and so many cases in all of them.
+LOT, LOT_CASES = 128, 1 << 21
 
 
 def figures(
@@ -154,11 +154,12 @@ def resampled(predictions: Predictions, resamples: int, seed: int) -> Iterator[A
     the classes has no AUROC and is drawn again.
     """
     rng, left = np.random.default_rng(seed), resamples
+    lot = max(1, min(LOT, LOT_CASES // predictions.cases))
     subjects = predictions.subjects
     count = predictions.cases if subjects is None else int(subjects.max()) + 1
     truth = predictions.labels.astype(bool)
     while left:
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(left, LOT)).astype(float)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(left, lot)).astype(float)
         weights = drawn if subjects is None else drawn[:, subjects]
         both = weights[:, truth].any(axis=1) & weights[:, ~truth].any(axis=1)
         if both.any():

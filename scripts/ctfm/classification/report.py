@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -129,10 +130,12 @@ def verdict(found: Evaluation) -> str:
     """Which score ranks the cases better, by AUROC, in words."""
     one = next(one for one in found.differences if one.figure == "auroc")
     p = "p < 0.001" if one.p < 0.001 else f"p = {one.p:.2g}"
+    p = "no p-value" if math.isnan(one.p) else p
     if one.p < SIGNIFICANT:
         names = [score.name for score in found.predictions.scores[:2]]
-        low, high = sorted(abs(end) for end in one.interval or ())
-        better = names[0] if one.difference > 0 else names[1]
+        sign = 1 if one.difference > 0 else -1
+        low, high = sorted(sign * end for end in one.interval or ())
+        better = names[0] if sign > 0 else names[1]
         by = f"{abs(one.difference):.3f} AUROC (95 % interval {low:.3f} to {high:.3f}, {p})"
         return f"{better} is better by {by}"
     interval = f"95 % interval {_interval(one.interval)}, {p}"

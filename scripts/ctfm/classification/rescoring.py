@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from ctfm.classification.report import format_evaluation, write_evaluation
 from ctfm.errors import UserError
 
 __all__ = ["classification"]
+
+logger = logging.getLogger(__name__)
 
 #: What `--sensitivity` without a number asks for.
 SENSITIVITY = 0.95
@@ -62,7 +65,8 @@ def classification(
         id: column of the cases' names, none of which may come twice.
         logits: the scores are logits.
         calibration: file that `write_calibration` wrote; its operating points are used in place
-            of those above, and logits are divided by its temperature.
+            of those above, and logits are divided by its temperature. Probabilities are taken for
+            calibrated ones.
         bins: of the calibration error.
         seed: of the bootstrap.
         resamples: of the bootstrap.
@@ -88,6 +92,8 @@ def classification(
         temperature=1.0 if chosen is None else chosen.temperature,
     )
     wanted = SENSITIVITY if sensitivity is True else sensitivity or None
+    if logits and all(((one.ranks >= 0) & (one.ranks <= 1)).all() for one in cases.scores):
+        logger.warning("all scores lie within 0..1, as probabilities do: is --logits right?")
     points = {one.name: _points(cases, one, chosen, threshold, youden, wanted)
               for one in cases.scores}  # fmt: skip
     found = evaluate(cases, points, seed=seed, resamples=resamples, bins=bins)

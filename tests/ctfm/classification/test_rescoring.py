@@ -198,6 +198,37 @@ def test_a_name_that_looks_like_a_formula(tmp_path: Path) -> None:
     assert scored(write(tmp_path / "p.csv", table), score="$a_{1")["cases"] == CASES
 
 
+def test_verdicts(tmp_path: Path) -> None:
+    """In words: the first or the second is better, or none can be told from the other."""
+    labels = [int(number % 2 == 0) for number in range(CASES)]
+    rng = np.random.default_rng(0)
+    good, bad = expit(2 * np.array(labels) - 1 + rng.normal(size=CASES)), rng.random(CASES)
+    table = [
+        {"label": label, "a": a, "b": b, "perfect": label, "opposite": 1 - label}
+        for label, a, b in zip(labels, good, bad, strict=True)
+    ]
+    path = write(tmp_path / "p.csv", table)
+
+    def verdict(score: str, compare: str) -> str:
+        text = classification(
+            path, "label", score, tmp_path / "out", compare=compare, resamples=100
+        )
+        return text.splitlines()[-1]
+
+    better = verdict("a", "b")
+    assert better.startswith("a is better by 0.")
+    assert better.endswith("p < 0.001)")
+    assert verdict("b", "a") == better
+    assert "95 % interval 0." in better
+    assert verdict("perfect", "opposite").startswith("no difference can be shown (A - B = 1.000")
+    assert verdict("perfect", "opposite").endswith("no p-value)")
+
+
+def test_probabilities_taken_for_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scored(write(tmp_path / "p.csv", rows()), logits=True)
+    assert "as probabilities do: is --logits right?" in caplog.text
+
+
 # --- what is refused ------------------------------------------------------------------------
 
 
