@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo demo-auto3dseg test lint bench clean
 
 venv: $(READY)
 
@@ -21,6 +21,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)
 	$(RUN) examples/demo.py $(if $(CT),--ct "$(CT)")
 
+demo-auto3dseg: $(READY)
+	$(RUN) examples/demo_auto3dseg.py
+
 # Idle threads of OpenMP give their core back: on a busy machine they would take it from the others.
 test: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
@@ -35,4 +38,4 @@ bench: $(READY)
 	$(RUN) benchmarks/$(NAME).py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist demo_output
+	rm -rf $(VENV) build dist demo_output demo_auto3dseg_output

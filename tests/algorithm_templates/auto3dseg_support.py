@@ -87,7 +87,9 @@ def runner(work_dir: Path, source: dict[str, Any], **options: Any) -> AutoRunner
     return made
 
 
-def make_fold(work: Path, source: dict[str, Any], fold: int = 0) -> CTFMAlgo:
+def make_fold(
+    work: Path, source: dict[str, Any], fold: int = 0, tracking_uri: str | None = None
+) -> CTFMAlgo:
     """Analyse the data and make the folder of a fold, as AutoRunner does."""
     work.mkdir(parents=True, exist_ok=True)
     lists = work / "list.json"
@@ -99,6 +101,7 @@ def make_fold(work: Path, source: dict[str, Any], fold: int = 0) -> CTFMAlgo:
     algo = CTFMAlgo(template_path=str(TEMPLATES))
     algo.name = "segresnetctfm"
     algo.set_data_stats(statistics)
+    algo.set_mlflow_tracking_uri(tracking_uri)
     algo.set_data_source(str(work / "input.yaml"))
     algo.export_to_disk(str(work), f"segresnetctfm_{fold}", fold=fold)
     return algo

@@ -31,6 +31,7 @@ from ctfm.auto3dseg.planning import of_copy, plan
 from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.statistics import Statistics
 from ctfm.auto3dseg.stored import check_loader
+from ctfm.auto3dseg.tracking import check_tracking
 from ctfm.errors import UserError, explain_in_one_line
 from ctfm.weights import load_encoder
 
@@ -98,6 +99,7 @@ class CTFMAlgo(BundleAlgo):
             copied = of_copy(kwargs.pop("values"), kwargs.pop("copy_of"), folder, kwargs)
             return {CONFIG: _write(folder / "configs" / CONFIG, copied)}
         source = with_encoder(ConfigParser.load_config_file(self.data_list_file))
+        source = {**source, **self._tracking()}
         statistics = Statistics.read(data_stats_filename)
         config = folder / "configs" / CONFIG
         defaults = ConfigParser.load_config_file(config)
@@ -107,6 +109,7 @@ class CTFMAlgo(BundleAlgo):
         options = Options.read(str(config), {})
         training, validation = options.rows()
         check_loader(options)
+        check_tracking(options)
         check_fold(options["fold"], training, validation, options, statistics)
         check_labels(options, statistics)
         check_intensities(options, statistics)
@@ -116,6 +119,12 @@ class CTFMAlgo(BundleAlgo):
         if options.pretrained is not None:
             encoder_of(options.pretrained)
         return {CONFIG: values}
+
+    def _tracking(self) -> dict[str, str]:
+        """What AutoRunner was given for MLflow."""
+        names = ("mlflow_tracking_uri", "mlflow_experiment_name")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
     def train(
         self,
@@ -157,6 +166,7 @@ class CTFMAlgo(BundleAlgo):
                 "make the folds anew (algo_gen=True)"
             )
         check_loader(options)
+        check_tracking(options)
         beside = self.folder.parent / Path(self.data_stats_files).name  # in a moved work dir
         check_labels(options, Statistics.read(beside if beside.exists() else self.data_stats_files))
         training, validation = options.rows()

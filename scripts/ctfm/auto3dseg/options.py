@@ -48,6 +48,8 @@ DEFAULTS: dict[str, Any] = {
     "num_workers": None,
     "seed": 0,
     "network": None,
+    "mlflow_tracking_uri": None,
+    "mlflow_experiment_name": "Auto3DSeg",
 }
 #: What the fold's own file holds beside them.
 FIXED = (

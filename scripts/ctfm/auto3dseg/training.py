@@ -22,6 +22,7 @@ from ctfm.auto3dseg.evaluation import segmentation_evaluator
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.results import inject, write_results
 from ctfm.auto3dseg.stored import convert_scans
+from ctfm.auto3dseg.tracking import track
 from ctfm.batchnorm import BatchNormStatistics, prepare_statistics
 from ctfm.checkpointing import Checkpoint
 from ctfm.contract import WHOLE_BODY
@@ -157,6 +158,7 @@ def train(options: Options, device: torch.device, world_size: int = 1) -> None:
         wrapped = distributed(network, device, sync=options["norm_statistics"] == "batch")
     data = TrainingData(options, training, device, world_size)
     trainer = _trainer(options, wrapped, data, evaluator, device)
+    track(options, trainer, evaluator)
     trainer.run()
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         write_results(options, report, evaluator.state, trainer.state.epoch)
