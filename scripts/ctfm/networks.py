@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
+from monai.networks.nets import FullyConnectedNet
 from monai.networks.nets.segresnet_ds import SegResEncoder
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from ctfm.errors import UserError
 from ctfm.precision import sound_convolutions
 
-__all__ = ["ContrastiveNetwork", "PooledEncoder", "batch_norm_mlp", "distributed"]
+__all__ = [
+    "ContrastiveNetwork",
+    "PooledClassifier",
+    "PooledEncoder",
+    "batch_norm_mlp",
+    "distributed",
+]
 
 
 class PooledEncoder(SegResEncoder):
@@ -30,6 +37,47 @@ class PooledEncoder(SegResEncoder):
         """Patches (N, C, D, H, W), every side divisible by 16, to embeddings (N, 512)."""
         last: Tensor = self._forward(x)[-1]
         return last.mean((2, 3, 4))
+
+
+class PooledClassifier(nn.Module):
+    """CT-FM's encoder, the average of its last level, and fully connected layers: logits.
+
+    MONAI has no network of this form that takes `SegResEncoder` under its own names. The encoder
+    is the attribute `encoder`, so that `ctfm.weights.load_encoder` fills it.
+
+    Args:
+        spatial_dims: of the input.
+        in_channels: of the input.
+        init_filters: channels of the first level; each following one has twice as many.
+        blocks_down: residual blocks of each level.
+        hidden_channels: of the layers between embedding and output, with ReLU after each; none:
+            one linear layer, as in a linear probe.
+        out_channels: number of logits.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        init_filters: int = 32,
+        blocks_down: Sequence[int] = (1, 2, 2, 4, 4),
+        hidden_channels: Sequence[int] = (256,),
+        out_channels: int = 1,
+    ) -> None:
+        super().__init__()
+        self.encoder = PooledEncoder(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            init_filters=init_filters,
+            blocks_down=tuple(blocks_down),
+        )
+        embedding = init_filters * 2 ** (len(blocks_down) - 1)
+        self.head = FullyConnectedNet(embedding, out_channels, list(hidden_channels), act="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Volumes (N, C, D, H, W), every side divisible by 16, to logits (N, out_channels)."""
+        logits: Tensor = self.head(self.encoder(x))
+        return logits
 
 
 class ContrastiveNetwork(nn.Module):

@@ -12,6 +12,7 @@ from ctfm.weights.layouts import Architecture, Kind, Weights
 from ctfm.weights.loading import load_encoder, load_network, read_encoder
 from ctfm.weights.reports import Report, verify
 from ctfm.weights.sources import KNOWN_REPOSITORIES, KnownRepository, Source, find_weights
+from ctfm.weights.widening import load_encoder_for_channels
 from ctfm.weights.writing import convert, fetch, inject
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "fingerprint",
     "inject",
     "load_encoder",
+    "load_encoder_for_channels",
     "load_network",
     "read_encoder",
     "read_metadata",

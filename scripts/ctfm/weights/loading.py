@@ -73,14 +73,14 @@ def load_encoder(
     Raises:
         UserError: no checkpoint, another network, or tensors that do not agree.
     """
-    _encoder_in(network)  # before a download for a network that cannot take it
+    encoder_in(network)  # before a download for a network that cannot take it
     put_encoder(network, open_checkpoint(checkpoint, revision=revision, offline=offline))
     return network
 
 
 def put_encoder(network: nn.Module, checkpoint: Checkpoint) -> None:
     """`load_encoder` from a checkpoint that is open already."""
-    encoder = _encoder_in(network)
+    encoder = encoder_in(network)
     found = weights_of(checkpoint, "encoder")
     where = str(checkpoint.source)
     check_same(encoder.state_dict(), found.tensors, what="encoder checkpoint", where=where)
@@ -158,7 +158,12 @@ def summary(
     return line
 
 
-def _encoder_in(network: nn.Module) -> SegResEncoder:
+def encoder_in(network: nn.Module) -> SegResEncoder:
+    """The encoder of a network that can take CT-FM's: itself, or its attribute `encoder`.
+
+    Raises:
+        UserError: it has none, or one without running statistics.
+    """
     encoder = getattr(network, "encoder", network)
     if not isinstance(encoder, SegResEncoder):
         raise UserError(
