@@ -13,7 +13,15 @@ from typing import Any
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 
-__all__ = ["PARTS", "assign_folds", "list_of", "nested_subset", "refuse", "write_datalist"]
+__all__ = [
+    "PARTS",
+    "assign_folds",
+    "draw_order",
+    "list_of",
+    "nested_subset",
+    "refuse",
+    "write_datalist",
+]
 
 #: Lists of a datalist, under the keys that `monai.data.load_decathlon_datalist` is asked for.
 PARTS = ("training", "validation", "test")
@@ -57,10 +65,11 @@ def nested_subset(
             f"scans is {scans!r}: give a whole number from 1 to {len(names)}, all of them"
         )
     count = scans or min(len(names), max(1, round(fraction * len(names))))
-    return sorted(sorted(names, key=lambda name: _draw(seed, name))[:count])
+    return sorted(sorted(names, key=lambda name: draw_order(seed, name))[:count])
 
 
-def _draw(seed: int, name: str) -> str:
+def draw_order(seed: int, name: str) -> str:
+    """What subjects are sorted by before the first ones are drawn."""
     return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
 
 
@@ -86,7 +95,7 @@ def assign_folds(patients: Iterable[str], folds: int, seed: int = 0) -> dict[str
         raise UserError(
             f"folds is {folds!r}: give a whole number from 2 to {len(names)}, as many as patients"
         )
-    ordered = sorted(names, key=lambda name: _draw(seed, name))
+    ordered = sorted(names, key=lambda name: draw_order(seed, name))
     return {name: place % folds for place, name in enumerate(ordered)}
 
 
