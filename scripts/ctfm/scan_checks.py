@@ -12,7 +12,7 @@ from ctfm.errors import UserError
 from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
 from ctfm.hounsfield import value_problem
 
-__all__ = ["check_ct", "check_label"]
+__all__ = ["check_ct", "check_label", "ct_problem"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,21 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
             raise UserError(f"{path}: {problem}")
     if input_check == "off":
         return
-    values = torch.as_tensor(image).numpy()  # numpy minds no order of axes in memory
-    problem = value_problem(values) or _header_problem(image)
+    problem = ct_problem(image)
     if problem and input_check == "error":
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     if problem:
         logger.warning("%s: %s; going on, as input_check is warn", path, problem)
+
+
+def ct_problem(image: Any) -> str | None:
+    """Why values or header are no CT's, and what to do; None: they may be.
+
+    Args:
+        image: `MetaTensor` (C, X, Y, Z) in HU, or a sample of its voxels.
+    """
+    values = torch.as_tensor(image).numpy()  # numpy minds no order of axes in memory
+    return value_problem(values) or _header_problem(image)
 
 
 def check_label(label: Any, path: str, shape: tuple[int, ...], affine: Any) -> None:
