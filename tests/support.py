@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 WHOLE_BODY = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
 PRETRAIN = ROOT / "bundles" / "ct_fm_pretrain"
 TUMORS = ROOT / "bundles" / "ct_fm_msd_tumor_segmentation"
+TRIAGE = ROOT / "bundles" / "ct_fm_head_ct_triage"
 
 #: Overrides with which the bundle's full configs run in a second.
 #: A patch of 32 would not do: on CPUs the bfloat16 gradient of 2x2x2 maps is not reproducible.
@@ -35,6 +36,15 @@ TINY_PRETRAIN: dict[str, Any] = {
     "embedding_dim": 64,
     "patch": [16, 32, 32],
     "spacing": [3.0, 3.0, 3.0],
+    "num_workers": 0,
+}
+#: The same for triage: voxels so large that a whole head fits.
+TINY_TRIAGE: dict[str, Any] = {
+    "network_def::init_filters": 4,
+    "network_def::blocks_down": [1, 1, 1, 1, 1],
+    "network_def::hidden_channels": [8],
+    "patch": [16, 32, 32],
+    "spacing": [12.0, 7.0, 7.0],
     "num_workers": 0,
 }
 
@@ -82,7 +92,7 @@ def config_files(*stems: str, bundle: Path = WHOLE_BODY) -> list[str]:
 
 def overridden(bundle: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """Overrides of a tiny run; ids are spelled with ``__``."""
-    tiny = TINY_PRETRAIN if bundle == PRETRAIN else TINY
+    tiny = {PRETRAIN: TINY_PRETRAIN, TRIAGE: TINY_TRIAGE}.get(bundle, TINY)
     return {**tiny, **{key.replace("__", "::"): value for key, value in overrides.items()}}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ctfm.contract import (
     ENCODER,
+    HEAD_CT_TRIAGE,
     PRETRAINING,
     SCAN_EMBEDDING,
     SEGRESNET,
@@ -216,10 +217,49 @@ def _embedding() -> Values:
     }
 
 
+def _triage() -> dict[Stack, Values]:
+    task = HEAD_CT_TRIAGE
+    _, *hidden, outputs = task.head
+    network = {f"PooledClassifier::{name}": value for name, value in ENCODER.arguments.items()}
+    shared = {
+        "patch": task.patch,
+        "spacing": task.spacing,
+        "windows": task.windows,
+        "window_layout": "depth",
+        "LoadHeadd::axcodes": task.axcodes,
+        "LoadHeadd::spacing": task.spacing,
+        "LoadHeadd::patch": task.patch,
+        "HuWindowsd::windows": task.windows,
+        "StackWindowsd::layout": "depth",
+        **network,
+        "PooledClassifier::hidden_channels": tuple(hidden),
+        "PooledClassifier::out_channels": outputs,
+    }
+    training = {
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        "learning_rate": task.learning_rate,
+        "AdamW::lr": task.learning_rate,
+        "AdamW::weight_decay": task.weight_decay,
+        "SupervisedTrainer::max_epochs": task.epochs,
+        "RandAffined::prob": task.affine_prob,
+    }
+    few = {"share": task.data_shares[0]}
+    channels = {"PooledClassifier::in_channels": len(task.windows), "window_layout": "channels"}
+    return {
+        ("train.json",): {**shared, **training},
+        ("inference.json",): shared,
+        ("train.json", "few_shot.yaml"): few,
+        ("train.json", "channels.yaml"): channels,
+        ("inference.json", "channels.yaml"): channels,
+    }
+
+
 TASKS: dict[str, Callable[[], dict[Stack, Values]]] = {
     "whole_body": _whole_body,
     # a zip of one task has its name at the end; the first that fits is taken
     **{f"tumor_segmentation_{n.replace('_', '')}": partial(_tumors, n) for n in TUMORS},
     "tumor_segmentation": partial(_tumors, "lung", [n for n in TUMORS if n != "lung"]),
     "pretrain": _pretraining,
+    "head_ct_triage": _triage,
 }

@@ -45,6 +45,7 @@ def find_scans(
     key: str = "image",
     output_dir: str | None = None,
     overwrite: bool = True,
+    result_suffix: str = RESULT_SUFFIX,
 ) -> list[dict[str, str]]:
     """List the scans that a file, a glob pattern or a folder (with its subfolders) names.
 
@@ -56,6 +57,7 @@ def find_scans(
         output_dir: folder of the results; what lies there is not taken for input.
         overwrite: False leaves out the scans whose result is there, so that a run over a folder
             that was stopped goes on.
+        result_suffix: what a result is called after NAME.
 
     Returns:
         One ``{key: path, "name": NAME}`` a scan, sorted, without repetitions. NAME is the file's
@@ -76,7 +78,7 @@ def find_scans(
         paths = outside
     names = _result_names(paths)
     if results is not None and not overwrite:
-        paths = [p for p in paths if not (results / f"{names[p]}{RESULT_SUFFIX}").exists()]
+        paths = [p for p in paths if not (results / f"{names[p]}{result_suffix}").exists()]
     return [{key: path, "name": names[path]} for path in paths]
 
 
