@@ -12,7 +12,7 @@ from ctfm.errors import UserError
 from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
 from ctfm.hounsfield import value_problem
 
-__all__ = ["check_ct", "check_label", "ct_problem"]
+__all__ = ["check_ct", "check_grid", "check_label", "ct_problem"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
     Raises:
         UserError: with what was found and what to do.
     """
-    for problem in (_shape_problem(image), _affine_problem(image), _finite_problem(image)):
-        if problem:
-            raise UserError(f"{path}: {problem}")
+    check_grid(image, path)
+    if problem := _finite_problem(image):
+        raise UserError(f"{path}: {problem}")
     if input_check == "off":
         return
     problem = ct_problem(image)
@@ -42,6 +42,21 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     if problem:
         logger.warning("%s: %s; going on, as input_check is warn", path, problem)
+
+
+def check_grid(image: Any, path: str) -> None:
+    """Refuse what is no volume somewhere in space; the values are not looked at.
+
+    Args:
+        image: `MetaTensor` (C, X, Y, Z) with its affine.
+        path: named in messages.
+
+    Raises:
+        UserError: with what was found and what to do.
+    """
+    for problem in (_shape_problem(image), _affine_problem(image)):
+        if problem:
+            raise UserError(f"{path}: {problem}")
 
 
 def ct_problem(image: Any) -> str | None:

@@ -38,6 +38,15 @@ def weights(workflow: Any) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in workflow.trainer.network.encoder.state_dict().items()}
 
 
+def test_scans_from_the_cache_and_from_files_go_into_one_batch(
+    heads: Path, encoder: Path, tmp_path: Path
+) -> None:
+    options = overrides(heads, tmp_path, encoder=str(encoder), epochs=3)
+    options |= {"cache_dir": str(tmp_path / "cache"), "precise_statistics_batches": 1}
+    run_triage("train", **options)
+    assert last(options)["epoch"] == 3
+
+
 def test_trains_calibrates_and_evaluates(
     heads: Path,
     encoder: Path,
