@@ -1,0 +1,212 @@
+"""Does the triage bundle find bleeds in phantoms, are its probabilities sound, is reading fast?
+
+200 heads, half of them with a subdural or intracerebral bleed, are drawn; a narrow network is
+trained through the bundle from random weights, calibrated on the validation list, and evaluated on
+heads that neither saw. Then one head of clinical size is brought from file to network input, by
+the bundle's transforms and by MONAI's one after the other, in turn, in one process.
+
+    make bench NAME=triage ARGS="[--only preprocessing]"
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    CopyItemsd,
+    CropForegroundd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+from reporting import Row, report
+
+from ctfm.classification import evaluate, predictions_of, read_calibration
+from ctfm.contract import HEAD_CT_TRIAGE as TASK
+from ctfm.head_scans import LoadHeadd
+from ctfm.hu_windows import HuWindowsd, StackWindowsd
+from ctfm.phantom import head, save
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "bundles" / "ct_fm_head_ct_triage"
+COUNTS = {"training": 120, "validation": 40, "test": 40}
+DRAWN = (3.0, 3.0, 4.0)
+NARROW = {
+    "network_def::init_filters": 8,
+    "network_def::blocks_down": [1, 1, 1, 1, 1],
+    "network_def::hidden_channels": [32],
+    "spacing": [6.0, 3.5, 3.5],
+    "patch": [32, 64, 64],
+}
+TRAINING = {
+    "epochs": 14,
+    "batch_size": 4,
+    "learning_rate": 0.001,
+    "num_workers": 0,
+    "precise_statistics_batches": 15,
+    "seed": 0,
+}
+#: A head of clinical size: about 430 x 560 pixels, 200 slices.
+CLINICAL = (0.45, 0.45, 1.25)
+ROUNDS = 5
+
+
+def draw(folder: Path) -> None:
+    """Heads with a datalist; every second one bleeds."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    number = 0
+    for split, count in COUNTS.items():
+        rows[split] = []
+        for i in range(count):
+            name = f"h{number:03d}.nii.gz"
+            save(head(number, DRAWN, bleed=i % 2 == 1), folder / name)
+            rows[split].append({"image": name, "label": i % 2})
+            number += 1
+    (folder / "datalist.json").write_text(json.dumps(rows))
+
+
+def run(stems: list[str], folder: Path, **overrides: Any) -> float:
+    """Run stacked configs as a user does; wall seconds."""
+    configs = [str(next((BUNDLE / "configs").glob(f"{stem}.*"))) for stem in stems]
+    arguments = {"config_file": configs, "bundle_root": str(BUNDLE), **overrides}
+    file = folder / "arguments.json"
+    file.write_text(json.dumps(arguments))
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
+    subprocess.run(command, cwd=folder, check=True)
+    return time.perf_counter() - start
+
+
+def learn(folder: Path) -> list[Row]:
+    """Train, calibrate, evaluate."""
+    draw(folder)
+    options = {
+        "dataset_dir": str(folder),
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "out"),
+        "cache_dir": str(folder / "cache"),
+        **NARROW,
+        **TRAINING,
+    }
+    seconds = run(["train", "from_scratch"], folder, **options)
+    run(["train", "evaluate"], folder, **options)
+    with (folder / "out" / "predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    labels = [int(row["label"]) for row in table]
+    logits = [float(row["logit"]) for row in table]
+    chosen = read_calibration(folder / "models" / "calibration.json")
+    after = figures(labels, logits, chosen.temperature, chosen.points)
+    before = figures(labels, logits, 1.0, chosen.points)
+    fixed = "at the threshold 0.5"
+    return [
+        Row("AUROC, held-out heads", None, after["auroc", ""], None, "", ">= 0.95"),
+        Row("training, wall time", None, seconds, None, "s", "<= 600"),
+        Row("calibration error, by temperature", "as trained", after["ece", ""], before["ece", ""],
+            "", None, False),
+        Row("F1, Youden's point", fixed, after["f1", "youden"], after["f1", "fixed"], "", None,
+            True),
+        Row("F1, sensitive point", fixed, after["f1", "sensitive"], after["f1", "fixed"], "", None,
+            True),
+        Row("temperature", None, chosen.temperature, None, "", None),
+    ]  # fmt: skip
+
+
+def figures(labels: Any, logits: Any, temperature: float, points: Any) -> dict[Any, float]:
+    """(figure, operating point) -> value."""
+    cases = predictions_of(labels, {"score": logits}, logits=True, temperature=temperature)
+    found = evaluate(cases, {"score": list(points)}, resamples=100)
+    return {(one.figure, one.point): one.value for one in found.figures}
+
+
+def ours() -> Compose:
+    """The bundle's transforms, checks of the input included."""
+    return Compose(
+        [
+            LoadHeadd("image", TASK.spacing or (), TASK.patch or (), head_check=True),
+            HuWindowsd("image", TASK.windows),
+            StackWindowsd("image"),
+        ]
+    )
+
+
+def published() -> Compose:
+    """The same by MONAI's own transforms, without checks."""
+    names = [f"window_{i}" for i in range(len(TASK.windows))]
+    scaled = [
+        ScaleIntensityRanged(name, low, high, 0, 1, clip=True)
+        for name, (low, high) in zip(names, TASK.windows, strict=True)
+    ]
+    return Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes=TASK.axcodes, labels=None),
+            Spacingd("image", pixdim=TASK.spacing, mode="bilinear"),
+            CropForegroundd("image", source_key="image", allow_smaller=True),
+            ResizeWithPadOrCropd("image", TASK.patch, mode="minimum"),
+            CopyItemsd("image", times=len(names), names=names),
+            *scaled,
+            ConcatItemsd(names, "image", dim=1),
+        ]
+    )
+
+
+def preprocess(folder: Path) -> list[Row]:
+    """Seconds from file to tensor, medians of rounds in turn, and the largest difference."""
+    phantom = head(0, CLINICAL, bleed=True)
+    sides: dict[str, Callable[[Any], Any]] = {"ours": ours(), "MONAI": published()}
+    rows = []
+    for suffix in (".nii.gz", ".nii"):
+        path = str(folder / f"clinical{suffix}")
+        save(phantom, path)
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        tensors = {}
+        for round_ in range(ROUNDS + 1):
+            for name, transform in sides.items():
+                start = time.perf_counter()
+                tensors[name] = transform({"image": path})["image"]
+                if round_:  # the first warms up
+                    seconds[name].append(time.perf_counter() - start)
+        medians = {name: statistics.median(some) for name, some in seconds.items()}
+        difference = (tensors["ours"].as_tensor() - tensors["MONAI"].as_tensor()).abs().max()
+        target = "ratio >= 4" if suffix == ".nii.gz" else None
+        rows += [
+            Row(f"file to tensor, {suffix}", "MONAI's transforms", medians["ours"],
+                medians["MONAI"], "s", target, False),
+            Row(f"largest difference, {suffix}", None, float(difference), None, "", "<= 0.001"),
+        ]  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("learning", "preprocessing"))
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        if options.only != "learning":
+            rows += preprocess(Path(name))
+        if options.only != "preprocessing":
+            rows += learn(Path(name))
+    settings = {"heads": COUNTS, "drawn_mm": DRAWN, "clinical_mm": CLINICAL, **NARROW, **TRAINING}
+    report("triage", rows, threads=torch.get_num_threads(), rounds=ROUNDS, **settings)
+
+
+if __name__ == "__main__":
+    main()
