@@ -43,21 +43,22 @@ MASKED = "shows no air around the head: its background is masked, as in processe
 def head_warnings(
     volume: Array,
     spacing: Sequence[float],
-    native_slice: Callable[[int], Array],
-    native_spacing: Sequence[float],
+    thickness: float,
+    differences: Callable[[int], Array],
 ) -> list[str]:
     """What speaks against a complete plain head; none of it stops anything.
 
     Args:
         volume: HU (D, H, W), axes SPL: the whole scan, coarsely.
         spacing: mm of its voxels.
-        native_slice: gives the axial slice of a number (H', W') in HU, as it was reconstructed.
-        native_spacing: mm of the scan's own voxels, axes SPL; its slices are numbered from below.
+        thickness: mm from one of the scan's own slices to the next.
+        differences: gives, for a slice of the volume (H, W), the HU from the scan's own pixel there
+            to the next one.
 
     Returns:
         One sentence for each, with the value found.
     """
-    slices = round((volume.shape[0] - 1) * spacing[0] / native_spacing[0]) + 1
+    slices = round((volume.shape[0] - 1) * spacing[0] / thickness) + 1
     found = []
     if slices < MIN_SLICES:
         found.append(f"has only {slices} axial slices: a series of a head has more")
@@ -69,7 +70,7 @@ def head_warnings(
         return [*found, shape_problem]
     brain = _within_skull(volume, body, spacing)
     found += _brain_problems(volume, body, brain, spacing)
-    noise = _noise(brain, native_slice, spacing, native_spacing)
+    noise = _noise(brain, differences)
     if noise > MAX_NOISE_HU:
         found.append(
             f"is noisy or sharp (brain varies by {noise:.0f} HU from pixel to pixel): a bone "
@@ -161,27 +162,16 @@ def _brain_problems(
     return found
 
 
-def _noise(
-    brain: Array,
-    native_slice: Callable[[int], Array],
-    spacing: Sequence[float],
-    native_spacing: Sequence[float],
-) -> float:
+def _noise(brain: Array, differences: Callable[[int], Array]) -> float:
     """Standard deviation between neighbouring pixels in brain, in HU; 0 where there is none."""
     areas = brain.sum((1, 2))
     if not areas.any():
         return 0.0
     middle = int(areas.argmax())
-    hu = native_slice(round(middle * spacing[0] / native_spacing[0]))
     inner = ndimage.binary_erosion(brain[middle], iterations=3)
-    rows, columns = (
-        np.minimum(np.arange(n) * native_spacing[i + 1] / spacing[i + 1], m - 1).astype(np.intp)
-        for i, (n, m) in enumerate(zip(hu.shape, inner.shape, strict=True))
-    )
-    inside = inner[np.ix_(rows, columns)]
-    pairs = inside[:, 1:] & inside[:, :-1]
-    differences = np.diff(hu, axis=1)[pairs]
-    if differences.size < 100:
+    found = differences(middle)[inner]
+    found = found[np.isfinite(found)]
+    if found.size < 100:
         return 0.0
     # the median withstands sulci, vessels and the edge of a bleed
-    return float(1.4826 * np.median(np.abs(differences)) / np.sqrt(2))
+    return float(1.4826 * np.median(np.abs(found)) / np.sqrt(2))

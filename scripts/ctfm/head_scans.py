@@ -8,14 +8,12 @@ of 512x512 pixels: these alone are taken out of the file's own integers.
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import contextlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,7 +25,8 @@ from nibabel.orientations import ornt_transform as transform_between
 
 from ctfm.errors import UserError
 from ctfm.head_checks import MASKED, head_warnings, log_warnings
-from ctfm.scan_checks import check_ct, check_grid, ct_problem
+from ctfm.nifti import NiftiVolume, open_nifti
+from ctfm.scan_checks import check_finite, check_grid, ct_problem
 from ctfm.scans import check_file, read_scan
 
 __all__ = ["SEPARATOR", "SOURCE", "WARNINGS", "LoadHeadd", "head_volume"]
@@ -40,36 +39,60 @@ WARNINGS = "warnings"
 SEPARATOR = " | "
 #: The item that keeps the path: caches drop the meta data of an image.
 SOURCE = "source"
-#: Every so many voxels of an axis are looked at when values are checked.
+#: So many voxels of an axis, at least, are looked at when values are checked.
 SAMPLES = 128
-#: Deflate makes nothing smaller than by this factor: a larger size is no size.
-MOST_COMPRESSED = 1100
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A scan as its file holds it.
+class Axis:
+    """Where the new voxels of one axis lie between the old ones.
 
     Attributes:
-        voxels: (X, Y, Z), of the file's own type; a view where that is possible.
-        slope: HU are ``slope * voxels + intercept``.
-        intercept: see above.
-        affine: (4, 4), voxel index to RAS+ in mm.
-        codes: qform and sform code of a NIfTI file, for the checks.
+        needed: the old voxels that take part, increasing.
+        below: of each new voxel, the place in `needed` of the old one before it.
+        above: of the one after it; the same at the end.
+        share: of the one after it, 0 to 1.
     """
 
-    voxels: Array
-    slope: float
-    intercept: float
+    needed: Array
+    below: Array
+    above: Array
+    share: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, old: int, step: float) -> Axis:
+        """The grid of MONAI's `Spacing`.
+
+        Args:
+            old: number of old voxels.
+            step: new voxel size in old ones.
+        """
+        places = np.arange(round((old - 1) / step + 1)) * step
+        below = np.floor(places).clip(0, old - 1).astype(np.intp)
+        above = np.minimum(below + 1, old - 1)
+        needed = np.union1d(below, above)
+        share = (places - below).clip(0, 1).astype(np.float32)
+        return cls(needed, np.searchsorted(needed, below), np.searchsorted(needed, above), share)
+
+
+@dataclass(frozen=True)
+class WholeScan:
+    """A scan that had to be read whole; its attributes are those of `ctfm.nifti.NiftiVolume`."""
+
+    hu: Array
     affine: Array
     codes: dict[str, int]
+    slope: float = 1.0
+    intercept: float = 0.0
 
-    def hu(self, voxels: Array) -> npt.NDArray[np.float32]:
-        """HU of some of the voxels."""
-        values = np.asarray(voxels, np.float32)
-        if (self.slope, self.intercept) != (1.0, 0.0):
-            values = values * np.float32(self.slope) + np.float32(self.intercept)
-        return values
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels (X, Y, Z)."""
+        return self.hu.shape
+
+    def pick(self, indices: Sequence[Array]) -> Array:
+        """The HU at the crossings of some indices."""
+        return np.asarray(self.hu[np.ix_(*indices)])
 
 
 class LoadHeadd(MapTransform):
@@ -138,119 +161,99 @@ def head_volume(
     Raises:
         UserError: the scan is missing, unreadable, or (with "error") no CT.
     """
-    stored = _read(path)
-    _check_shape(stored, path)
-    found = [] if input_check == "off" else _problems(stored, path, input_check)
-    voxels, oriented = _oriented(stored, axcodes)
-    steps = np.asarray(spacing) / np.linalg.norm(oriented[:3, :3], axis=0)
-    whole = _interpolated(stored, voxels, steps)
+    scan = _opened(path)
+    check_grid(MetaTensor(torch.empty(1).expand(1, *scan.shape), affine=scan.affine), path)
+    change = transform_between(io_orientation(scan.affine), axcodes2ornt(axcodes))
+    oriented = scan.affine @ inv_ornt_aff(change, scan.shape)
+    native = np.linalg.norm(oriented[:3, :3], axis=0)
+    steps = np.asarray(spacing) / native
+    axes = [Axis.of(old, step) for old, step in zip(_moved(scan.shape, change), steps, strict=True)]
+    hu = apply_orientation(_picked(scan, path, change, axes), change)
+    found = [] if input_check == "off" else _problems(hu, scan, path, input_check)
+    whole = _interpolated(hu, axes)
     if head_check:
-        native = np.linalg.norm(oriented[:3, :3], axis=0)
-        more = head_warnings(whole, spacing, lambda i: stored.hu(voxels[i]), native)
+        more = head_warnings(whole, spacing, native[0], lambda i: _pixel_differences(hu, axes, i))
         found += [one for one in more if not (found and one == MASKED)]  # said already
     cropped, start = _cropped(whole, patch, path)
     affine = oriented @ np.diag([*steps, 1.0])
     affine[:3, 3] += affine[:3, :3] @ start
     meta = {
         "filename_or_obj": path,
-        "original_affine": np.asarray(stored.affine, dtype=float),
-        "spatial_shape": np.asarray(stored.voxels.shape),
+        "original_affine": scan.affine,
+        "spatial_shape": np.asarray(scan.shape),
     }
     return MetaTensor(torch.from_numpy(cropped[None]), affine=affine, meta=meta), found
 
 
-def _read(path: str) -> Stored:
+def _opened(path: str) -> NiftiVolume | WholeScan:
     check_file(path)
     file = Path(path)
     if file.is_file() and path.lower().endswith((".nii", ".nii.gz")):
-        try:
-            return _read_nifti(file)
-        except Exception:
-            pass
+        with contextlib.suppress(Exception):  # the other reader says why
+            return open_nifti(file)
+    return _whole(path)
+
+
+def _whole(path: str) -> WholeScan:
     scan = read_scan(path)
     if scan.shape[0] != 1:
-        check_ct(scan, path, "off")  # it refuses them, with the reason
+        check_grid(scan, path)  # it refuses them, with the reason
     codes = {k: int(scan.meta[k]) for k in ("qform_code", "sform_code") if k in scan.meta}
-    return Stored(scan[0].numpy(), 1.0, 0.0, np.asarray(scan.affine, dtype=float), codes)
+    return WholeScan(scan[0].numpy(), np.asarray(scan.affine, dtype=float), codes)
 
 
-def _read_nifti(file: Path) -> Stored:
-    """The file's own integers: a view of the decompressed bytes, or of the file itself."""
-    content = _decompressed(file) if file.name.lower().endswith(".gz") else b""
-    image: Any = nib.Nifti1Image.from_bytes(content) if content else nib.load(file)
-    header, proxy = image.header, image.dataobj
-    if len(image.shape) != 3 or header.get_data_dtype().kind not in "iuf":
-        raise ValueError("not one volume of numbers")
-    codes = {name: int(header[name]) for name in ("qform_code", "sform_code")}
-    affine = np.asarray(image.affine, dtype=float)
-    raw = _view(content, proxy) if content else np.asanyarray(proxy.get_unscaled())
-    return Stored(raw, float(proxy.slope), float(proxy.inter), affine, codes)
+def _moved(shape: Sequence[int], change: Array) -> list[int]:
+    """The scan's numbers of voxels, in the order of the new axes."""
+    return [int(shape[i]) for i in np.argsort(change[:, 0])]
 
 
-def _view(content: bytes, proxy: Any) -> Array:
-    """The voxels where they lie in the decompressed file; nibabel would copy them."""
-    count = int(np.prod(proxy.shape))
-    flat: Array = np.frombuffer(content, proxy.dtype, count, proxy.offset)
-    shaped: Array = flat.reshape(proxy.shape, order="F")
-    return shaped
+def _picked(
+    scan: NiftiVolume | WholeScan, path: str, change: Array, axes: Sequence[Axis]
+) -> npt.NDArray[np.float32]:
+    """HU of the voxels that take part, axes as stored."""
+    indices = []
+    for size, (axis, direction) in zip(scan.shape, change.astype(int), strict=True):
+        needed = axes[axis].needed
+        indices.append(needed if direction > 0 else (size - 1 - needed)[::-1])
+    try:
+        stored = scan.pick(indices)
+    except Exception:
+        scan = _whole(path)  # it says what is wrong with the file
+        stored = scan.pick(indices)
+    values = np.asarray(stored, np.float32)
+    if (scan.slope, scan.intercept) != (1.0, 0.0):
+        values = values * np.float32(scan.slope) + np.float32(scan.intercept)
+    if stored.dtype.kind == "f":
+        check_finite(MetaTensor(torch.from_numpy(values)), path)
+    return values
 
 
-def _decompressed(file: Path) -> bytes:
-    """The whole file in one go, into memory of the right size from the start."""
-    content = file.read_bytes()
-    size = int.from_bytes(content[-4:], "little")  # of the last member, usually the only one
-    if size < MOST_COMPRESSED * len(content):
-        found = zlib.decompress(content, wbits=31, bufsize=max(1, size))
-        if len(found) == size:
-            return found
-    return gzip.decompress(content)
-
-
-def _problems(stored: Stored, path: str, input_check: str) -> list[str]:
+def _problems(hu: Array, scan: NiftiVolume | WholeScan, path: str, input_check: str) -> list[str]:
     """What the values say against a CT; with "error" that is refused."""
-    step = tuple(slice(None, None, max(1, n // SAMPLES)) for n in stored.voxels.shape)
-    sample = torch.from_numpy(stored.hu(stored.voxels[step])[None])
-    problem = ct_problem(MetaTensor(sample, meta=dict(stored.codes)))
+    sample = hu[tuple(slice(None, None, max(1, n // SAMPLES)) for n in hu.shape)]
+    problem = ct_problem(MetaTensor(torch.from_numpy(sample.copy())[None], meta=dict(scan.codes)))
     if problem and input_check == "error":
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     return [problem] if problem else []
 
 
-def _check_shape(stored: Stored, path: str) -> None:
-    """Refuse what nothing could be computed of: too few slices, no orientation, NaN."""
-    voxels = stored.voxels
-    if voxels.dtype.kind == "f":
-        native = np.array(voxels, dtype=voxels.dtype.newbyteorder("="))
-        check_ct(MetaTensor(torch.from_numpy(native)[None], affine=stored.affine), path, "off")
-    # integers are finite: a sum over all of them would take longer than all the rest
-    empty = torch.empty(1).expand(1, *voxels.shape)
-    check_grid(MetaTensor(empty, affine=stored.affine), path)
+def _interpolated(hu: Array, axes: Sequence[Axis]) -> npt.NDArray[np.float32]:
+    """Linear values at the new voxels."""
+    values = hu
+    for number, axis in enumerate(axes):
+        shape = [-1 if i == number else 1 for i in range(3)]
+        first, second = values.take(axis.below, number), values.take(axis.above, number)
+        values = first + (second - first) * axis.share.reshape(shape)
+    return np.asarray(values, np.float32)
 
 
-def _oriented(stored: Stored, axcodes: str) -> tuple[Array, Array]:
-    """A view with the axes in the order and direction of `axcodes`, and its affine."""
-    change = transform_between(io_orientation(stored.affine), axcodes2ornt(axcodes))
-    affine = stored.affine @ inv_ornt_aff(change, stored.voxels.shape)
-    return apply_orientation(stored.voxels, change), affine
-
-
-def _interpolated(stored: Stored, voxels: Array, steps: Array) -> npt.NDArray[np.float32]:
-    """Linear values on the grid of MONAI's `Spacing`; `steps` are new voxel sizes in old ones."""
-    below, above, shares = [], [], []
-    for old, step in zip(voxels.shape, steps, strict=True):
-        places = np.arange(round((old - 1) / step + 1)) * step
-        low = np.floor(places).clip(0, old - 1).astype(np.intp)
-        below.append(low)
-        above.append(np.minimum(low + 1, old - 1))
-        shares.append((places - low).clip(0, 1).astype(np.float32))
-    needed = [np.union1d(*pair) for pair in zip(below, above, strict=True)]
-    values = stored.hu(voxels[np.ix_(*needed)])
-    for axis in range(3):
-        shape = [-1 if i == axis else 1 for i in range(3)]
-        first = values.take(np.searchsorted(needed[axis], below[axis]), axis)
-        second = values.take(np.searchsorted(needed[axis], above[axis]), axis)
-        values = first + (second - first) * shares[axis].reshape(shape)
-    return values
+def _pixel_differences(hu: Array, axes: Sequence[Axis], number: int) -> Array:
+    """In a slice of the new grid (H, W): HU from one old pixel to the next; NaN at the border."""
+    depth, rows, columns = axes
+    one = hu[depth.below[number]][rows.below]
+    difference = one[:, columns.above] - one[:, columns.below]
+    difference[:, columns.above == columns.below] = np.nan
+    return np.asarray(difference)
 
 
 def _cropped(

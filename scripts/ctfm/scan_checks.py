@@ -12,7 +12,7 @@ from ctfm.errors import UserError
 from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
 from ctfm.hounsfield import value_problem
 
-__all__ = ["check_ct", "check_grid", "check_label", "ct_problem"]
+__all__ = ["check_ct", "check_finite", "check_grid", "check_label", "ct_problem"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
         UserError: with what was found and what to do.
     """
     check_grid(image, path)
-    if problem := _finite_problem(image):
-        raise UserError(f"{path}: {problem}")
+    check_finite(image, path)
     if input_check == "off":
         return
     problem = ct_problem(image)
@@ -57,6 +56,20 @@ def check_grid(image: Any, path: str) -> None:
     for problem in (_shape_problem(image), _affine_problem(image)):
         if problem:
             raise UserError(f"{path}: {problem}")
+
+
+def check_finite(image: Any, path: str) -> None:
+    """Refuse voxels that are NaN or infinite.
+
+    Args:
+        image: tensor of any shape.
+        path: named in messages.
+
+    Raises:
+        UserError: with their number and what to do.
+    """
+    if problem := _finite_problem(image):
+        raise UserError(f"{path}: {problem}")
 
 
 def ct_problem(image: Any) -> str | None:
