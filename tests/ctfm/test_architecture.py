@@ -139,6 +139,11 @@ class TestArrows:
             "ctfm.hounsfield", "ctfm.inferers", "ctfm.scans", *of("ctfm.embedding", "ctfm.weights"),
         }  # fmt: skip
 
+    @pytest.mark.parametrize("module", of("ctfm.inferers"))
+    def test_inferers_rest_on_the_foundation(self, module: str) -> None:
+        """Configs and other packages put networks into them, and read what they return."""
+        assert own(module) <= FOUNDATION | {"ctfm.precision", *of("ctfm.inferers")}
+
     @pytest.mark.parametrize("module", of("ctfm.probing"))
     def test_the_probe_rests_on_embeddings(self, module: str) -> None:
         """It compares encoders, however they were trained."""

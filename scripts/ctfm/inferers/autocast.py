@@ -1,4 +1,4 @@
-"""Inferers that MONAI lacks."""
+"""The network in the number format that the device computes fastest in."""
 
 from __future__ import annotations
 
