@@ -3,8 +3,9 @@
 200 heads, half of them with a subdural or intracerebral bleed, are drawn; a narrow network is
 trained through the bundle from random weights, calibrated on the validation list, and evaluated on
 heads that neither saw. Windows are channels: stacked along depth, as published, an epoch takes four
-times as long, and from random weights nothing was learnt in ten epochs. Then one head of clinical size is brought from file to network input, by
-the bundle's transforms and by MONAI's one after the other, each in a process of its own, in turn.
+times as long, and from random weights nothing was learnt in ten epochs. Then one head of clinical
+size is brought from file to network input, by the bundle's transforms and by MONAI's one after the
+other, each in a process of its own, in turn.
 
     make bench NAME=triage ARGS="[--only preprocessing]"
 """

@@ -7,7 +7,17 @@ from typing import Any
 
 import fire
 
-from ctfm.commands import Auto3DSeg, Datalist, Dicom, Evaluate, Phantom, Store, Weights, call
+from ctfm.commands import (
+    Auto3DSeg,
+    Datalist,
+    Dicom,
+    Evaluate,
+    Phantom,
+    Store,
+    Weights,
+    call,
+    segment,
+)
 from ctfm.errors import explain_in_one_line
 
 
@@ -22,6 +32,20 @@ class Commands:
         self.evaluate = Evaluate()
         self.phantom = Phantom()
         self.store = Store()
+
+    def segment(self, *inputs: str, out: str | None = None, **options: Any) -> None:
+        """Segment scans, each on its own grid: NIfTI, NRRD, MHA/MHD, folders, DICOM series.
+
+        What is finished is left out when the same command is given again.
+
+        Args:
+            inputs: files, patterns in quotes, folders.
+            out: folder for label maps, names, pictures and report.json; -o is the same.
+            options: classes (names, with commas), low_res, statistics, dicom_seg, confidence,
+                inversion, preview, bundle, checkpoint, overwrite, input_check, device, and every
+                other key of the bundle's configs/inference.json.
+        """
+        print(segment(inputs, out, options))
 
     def probe(self, *checkpoints: str, data: str, **options: Any) -> None:
         """Rank checkpoints by how well they find the same anatomy in another scan.

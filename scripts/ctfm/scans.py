@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -240,11 +241,15 @@ class ScanDataset(Dataset):
         self.key = key
 
     def __getitem__(self, index: Any) -> Any:
-        """The transformed row, or a `Failure`; a slice gives a subset, as in MONAI."""
+        """The transformed row with the ``seconds`` it took, or a `Failure`.
+
+        A slice gives a subset, as in MONAI.
+        """
         if not isinstance(index, int):
             return super().__getitem__(index)
+        start = time.perf_counter()
         try:
-            return self._transform(index)
+            return {**self._transform(index), "seconds": time.perf_counter() - start}
         except Exception as error:
             path = str(self.data[index][self.key])
             logger.debug("%s", path, exc_info=True)

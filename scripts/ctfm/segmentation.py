@@ -59,14 +59,15 @@ class SaveSegmentationd(MapTransform):
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the files; the data pass through unchanged."""
+        """Write the files; the item ``found`` says which classes there are."""
+        result = dict(data)
         for key in self.key_iterator(data):
             meta = data[self.image_key].meta
             source = str(meta["filename_or_obj"])
             base = self.output_dir / result_name(data, self.image_key)
             affine = np.asarray(meta["original_affine"], dtype=float)
             label = _on_grid(data[key], affine, meta["spatial_shape"], source)
-            self._save_names(label, affine, base, source)
+            result["found"] = self._save_names(label, affine, base, source)
             if self.preview:
                 picture = base.with_name(f"{base.name}_preview.png")
                 image = read_scan(source)[0].numpy()
@@ -74,10 +75,12 @@ class SaveSegmentationd(MapTransform):
             # last, because a result that is there counts as finished
             path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
             _save_label_map(label, affine, path)
-            logger.info("%s: %d classes -> %s", source, len(np.unique(label)) - 1, path)
-        return dict(data)
+            logger.info("%s: %d classes -> %s", source, len(result["found"]), path)
+        return result
 
-    def _save_names(self, label: Any, affine: Any, base: Path, source: str) -> None:
+    def _save_names(
+        self, label: Any, affine: Any, base: Path, source: str
+    ) -> dict[str, dict[str, Any]]:
         voxels = np.bincount(label.ravel(), minlength=256)
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
         found = {
@@ -96,6 +99,7 @@ class SaveSegmentationd(MapTransform):
         }
         with atomic_path(base.with_name(f"{base.name}_seg.json")) as temporary:
             temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
+        return found
 
 
 def _on_grid(label: Any, affine: Any, shape: Sequence[int], source: str) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,13 @@ from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from monai.utils import convert_to_dst_type
 
 from ctfm.errors import UserError
+from ctfm.input_checks import inspect_scan
 from ctfm.scan_checks import check_ct
 from ctfm.scans import read_scan
 
 __all__ = ["ClassPositionsd", "LoadScand", "MapClassesd", "RandViewsd"]
+
+logger = logging.getLogger(__name__)
 
 
 class LoadScand(MapTransform):
@@ -27,16 +33,21 @@ class LoadScand(MapTransform):
         keys: items that hold a path: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series.
         input_check: "error" refuses what `ctfm.scan_checks.check_ct` finds, "warn" prints it and
             goes on, "off" does not look at the values (for label maps).
+        inspect: note beside the scan, as the item ``input_check`` (JSON), what
+            `ctfm.input_checks.inspect_scan` finds, and log its warnings.
 
     Raises:
         ctfm.errors.UserError: the scan is missing, unreadable, or (with "error") no CT.
     """
 
-    def __init__(self, keys: KeysCollection, input_check: str = "error") -> None:
+    def __init__(
+        self, keys: KeysCollection, input_check: str = "error", inspect: bool = False
+    ) -> None:
         super().__init__(keys)
         if input_check not in ("error", "warn", "off"):
             raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
         self.input_check = input_check
+        self.inspect = inspect
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each path by a `MetaTensor` (1, X, Y, Z), float32, with its affine."""
@@ -45,6 +56,12 @@ class LoadScand(MapTransform):
             path = str(result[key])
             result[key] = read_scan(path)
             check_ct(result[key], path, self.input_check)
+            if self.inspect:
+                found = inspect_scan(result[key])
+                for warning in found.warnings:
+                    logger.warning("%s: %s", path, warning)
+                # as text: a loader would take lists in it for batches
+                result["input_check"] = json.dumps(asdict(found))
         return result
 
 

@@ -138,6 +138,7 @@ def test_bad_files_are_listed_and_the_others_done(
         "ct_preview.png",
         "ct_seg.json",
         "ct_seg.nii.gz",
+        "report.json",
     ]
 
 

@@ -4,6 +4,17 @@ from ctfm.commands.auto3dseg import Auto3DSeg
 from ctfm.commands.calling import call
 from ctfm.commands.data import Datalist, Dicom, Phantom, Store
 from ctfm.commands.evaluation import Evaluate
+from ctfm.commands.segmentation import segment
 from ctfm.commands.weights import Weights
 
-__all__ = ["Auto3DSeg", "Datalist", "Dicom", "Evaluate", "Phantom", "Store", "Weights", "call"]
+__all__ = [
+    "Auto3DSeg",
+    "Datalist",
+    "Dicom",
+    "Evaluate",
+    "Phantom",
+    "Store",
+    "Weights",
+    "call",
+    "segment",
+]
