@@ -3,43 +3,116 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+from ignite.engine import EventEnum, Events
 from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents, engine_apply_transform
 
 from ctfm.errors import UserError
 from ctfm.scans import Failure, describe
 
-__all__ = ["ScanEvaluator"]
+__all__ = ["FinishedScan", "ScanEvaluator", "ScanEvents"]
 
 logger = logging.getLogger(__name__)
 
 
-class ScanEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, except that one bad scan does not stop the others.
+class ScanEvents(EventEnum):
+    """Fired when a scan is done or has failed: ``engine.state.finished`` tells which."""
 
-    Failures are listed at the end, and the run then ends with an error.
+    SCAN_FINISHED = "scan_finished"
+
+
+@dataclass(frozen=True)
+class FinishedScan:
+    """A scan that is done.
+
+    Attributes:
+        row: its items, as they were loaded.
+        output: what network, postprocessing and writing made of it.
+        seconds: that reading, network and writing took, by name.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    row: dict[str, Any]
+    output: dict[str, Any]
+    seconds: dict[str, float]
+
+
+class ScanEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator, except that one bad scan does not stop the others, and writing overlaps.
+
+    Failures are listed at the end, and the run then ends with an error.
+
+    Args:
+        args, kwargs: as for `SupervisedEvaluator`.
+        writing: what is done to a scan after postprocessing, in a thread of its own while the
+            network is busy with the next scan. One scan is written at a time.
+    """
+
+    def __init__(
+        self, *args: Any, writing: Callable[[Any], Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, event_names=[ScanEvents], **kwargs)
         self.failures: list[Failure] = []
+        self.writing = writing
+        self._writer: ThreadPoolExecutor | None = None
+        self._written: Future[FinishedScan | Failure] | None = None
+        self._forwarded = 0.0
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._note_time)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._collect)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         if isinstance(batchdata, Failure):
-            return self._fail(batchdata)
+            self._finish(batchdata)
+            return {}
+        start = time.perf_counter()
         try:
             result: dict[str, Any] = super()._iteration(engine, batchdata)
         except Exception as error:
-            path = str(batchdata["image"].meta["filename_or_obj"][0])
-            logger.debug("%s", path, exc_info=True)
-            return self._fail(Failure(path, describe(error).removeprefix(f"{path}: ")))
+            self._finish(_failure(str(batchdata["image"].meta["filename_or_obj"][0]), error))
+            return {}
+        network = self._forwarded - start
+        for row, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self._submit(row, output, network)
         return result
 
-    def _fail(self, failure: Failure) -> dict[str, Any]:
-        logger.error("%s: %s", failure.path, failure.reason)
-        self.failures.append(failure)
-        return {}
+    def _note_time(self, _engine: Any) -> None:
+        self._forwarded = time.perf_counter()
+
+    def _submit(self, row: Any, output: Any, network: float) -> None:
+        self._collect()
+        seconds = {"reading": float(row.get("seconds", 0.0)), "network": network}
+        if self._writer is None:  # nothing to write, or not within run()
+            self._finish(self._write(row, output, seconds))
+        else:
+            self._written = self._writer.submit(self._write, row, output, seconds)
+
+    def _write(self, row: Any, output: Any, seconds: dict[str, float]) -> FinishedScan | Failure:
+        start = time.perf_counter()
+        if self.writing is not None:
+            try:
+                row, output = engine_apply_transform(row, output, self.writing)
+            except Exception as error:
+                return _failure(str(row["image"].meta["filename_or_obj"]), error)
+        return FinishedScan(row, output, {**seconds, "writing": time.perf_counter() - start})
+
+    def _collect(self, _engine: Any = None) -> None:
+        """Wait for the scan that is being written."""
+        written, self._written = self._written, None
+        if written is not None:
+            self._finish(written.result())
+
+    def _finish(self, scan: FinishedScan | Failure) -> None:
+        if isinstance(scan, Failure):
+            logger.error("%s: %s", scan.path, scan.reason)
+            self.failures.append(scan)
+        self.state.finished = scan
+        self.fire_event(ScanEvents.SCAN_FINISHED)
+        self.state.finished = None  # memory
 
     def run(self, global_epoch: int = 1) -> None:
         """Process every scan.
@@ -48,7 +121,14 @@ class ScanEvaluator(SupervisedEvaluator):
             UserError: some scans failed; the others are done.
         """
         self.failures = []
-        super().run(global_epoch)
+        self._writer = None if self.writing is None else ThreadPoolExecutor(1, "writing")
+        try:
+            super().run(global_epoch)
+        finally:
+            self._collect()  # what is done is not lost by Ctrl-C
+            if self._writer is not None:
+                self._writer.shutdown()
+                self._writer = None
         total = self.state.epoch_length
         if self.failures:
             for failure in self.failures:
@@ -58,3 +138,8 @@ class ScanEvaluator(SupervisedEvaluator):
                 f"{total - len(self.failures)} are done"
             )
         logger.info("%s", f"all {total} scans are done" if total else "nothing is left to do")
+
+
+def _failure(path: str, error: Exception) -> Failure:
+    logger.debug("%s", path, exc_info=True)
+    return Failure(path, describe(error).removeprefix(f"{path}: "))

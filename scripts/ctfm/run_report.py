@@ -6,7 +6,6 @@ import json
 import logging
 import platform
 import sys
-import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 import monai
 import torch
 from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
 
 from ctfm import __version__
 from ctfm.errors import UserError
+from ctfm.evaluators import FinishedScan, ScanEvents
 from ctfm.files import atomic_path, sha256
 from ctfm.scans import Failure, result_name
 
@@ -55,14 +54,11 @@ class RunReport:
         self.image_key = image_key
         self.records: dict[str, Record] = {}
         self.run: Record = {}
-        self._times: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Time the stages of each scan, and write when it is done."""
+        """Write whenever a scan of a `ScanEvaluator` is done."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._mark, "start")
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._mark, "network")
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._finish)
+        engine.add_event_handler(ScanEvents.SCAN_FINISHED, self._finish)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Any) -> None:
@@ -81,35 +77,24 @@ class RunReport:
             "settings": self.settings,
         }
 
-    def _mark(self, _engine: Any, stage: str) -> None:
-        self._times[stage] = time.perf_counter()
-
     def _finish(self, engine: Any) -> None:
-        batch = engine.state.batch
-        if isinstance(batch, Failure):
-            self.records[batch.path] = {"source": batch.path, "failed": batch.reason}
-        elif not engine.state.output:  # the evaluator has noted why
-            failure = engine.failures[-1]
-            self.records[failure.path] = {"source": failure.path, "failed": failure.reason}
+        scan = engine.state.finished
+        if isinstance(scan, Failure):
+            self.records[scan.path] = {"source": scan.path, "failed": scan.reason}
         else:
-            for row, output in zip(batch, engine.state.output, strict=True):
-                self.records[result_name(row, self.image_key)] = self._record(row, output)
+            self.records[result_name(scan.row, self.image_key)] = self._record(scan)
         self._write(engine)
 
-    def _record(self, row: Any, output: Any) -> Record:
-        now, network = time.perf_counter(), self._times["network"]
+    def _record(self, scan: FinishedScan) -> Record:
+        row = scan.row
         source = str(row[self.image_key].meta["filename_or_obj"])
         self.records.pop(source, None)  # it failed in an earlier run
         return {
             "source": source,
             "finished": _now(),
             "input": json.loads(row["input_check"]) if "input_check" in row else None,
-            "seconds": {
-                "reading": round(float(row.get("seconds", 0.0)), 3),
-                "network": round(network - self._times["start"], 3),
-                "writing": round(now - network, 3),
-            },
-            "found": output.get("found"),
+            "seconds": {stage: round(seconds, 3) for stage, seconds in scan.seconds.items()},
+            "found": scan.output.get("found"),
         }
 
     def _write(self, engine: Any) -> None:
