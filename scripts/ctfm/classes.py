@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from ctfm.errors import UserError
 
@@ -14,6 +15,7 @@ __all__ = [
     "TOTALSEGMENTATOR_V2",
     "ClassGroup",
     "class_group",
+    "network_channels",
     "v2_ids",
 ]
 
@@ -155,3 +157,40 @@ def v2_ids(group: str) -> list[int]:
         UserError: there is no such group.
     """
     return list(class_group(group).v2_ids)
+
+
+def network_channels(
+    wanted: str | Sequence[str] | None, class_ids: Sequence[int]
+) -> list[int] | None:
+    """Channels of a network's output for classes that a user names.
+
+    Args:
+        wanted: names of classes or of class groups, in a list or with commas between; None: all.
+        class_ids: ids in release v2 of what the network segments; background is its channel 0.
+
+    Returns:
+        Channels, ascending; None: all.
+
+    Raises:
+        UserError: a class does not exist, or the network does not segment it.
+    """
+    if wanted is None:
+        return None
+    channels = {i: channel for channel, i in enumerate(class_ids, start=1)}
+    named = {name: (i,) for i, name in TOTALSEGMENTATOR_V2.items()}
+    groups = {name: group.v2_ids for name, group in CLASS_GROUPS.items()}
+    found: set[int] = set()
+    for name in wanted.split(",") if isinstance(wanted, str) else wanted:
+        ids = (groups | named).get(str(name).strip())
+        if ids is None:
+            raise UserError(_unknown(str(name).strip(), [*named, *groups]))
+        if not channels.keys() >= {*ids}:
+            raise UserError(f"this network does not segment {name}: leave it out of --classes")
+        found |= {channels[i] for i in ids}
+    return sorted(found)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=3, cutoff=0.5) or [n for n in known if name in n][:3]
+    advice = f"did you mean {' or '.join(close)}?" if close else "see NAME_seg.json for the names"
+    return f"no class is called {name!r}: {advice}"

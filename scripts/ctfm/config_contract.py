@@ -104,8 +104,8 @@ def _segmentation_inference(task: WholeBody) -> Values:
     return {
         **_input(task),
         "CropForegroundd::margin": task.foreground_margin,
-        "SlidingWindowInferer::roi_size": task.patch,
-        "SlidingWindowInferer::mode": "gaussian",
+        "LabelMapInferer::roi_size": task.patch,
+        "LabelMapInferer::mode": "gaussian",
         "overlap": task.overlap,
     }
 

@@ -18,7 +18,7 @@ from monai.transforms import (
 )
 
 from ctfm.errors import UserError
-from ctfm.transforms import ClassPositionsd, LoadScand, MapClassesd, RandViewsd
+from ctfm.transforms import ClassPositionsd, LoadScand, MapClassesd, NameConfidenced, RandViewsd
 from loading_support import pretraining_transforms
 
 
@@ -180,3 +180,16 @@ class TestRandViews:
     def test_resized_first_gives_patches(self) -> None:
         made = RandViewsd("image", self.PATCH, [Resized("image", self.PATCH, mode="trilinear")])
         assert made({"image": coordinates(8, 12, 10)})["image"].shape == (15, 2, 1, *self.PATCH)
+
+
+class TestNameConfidenced:
+    def test_by_class_id(self) -> None:
+        label = MetaTensor(torch.zeros(1, 2, 2, 2))
+        label.meta["confidence"] = torch.tensor([0.9, 0.5, torch.nan])
+        named = NameConfidenced("pred", class_ids=[20, 30])({"pred": label})
+        assert named["confidence"] == {20: 0.5}
+        assert named["pred"] is label
+
+    def test_nothing_to_name(self) -> None:
+        data = {"pred": MetaTensor(torch.zeros(1, 2, 2, 2))}
+        assert NameConfidenced("pred", class_ids=[20])(data).keys() == {"pred"}

@@ -31,9 +31,9 @@ def segment(inputs: tuple[Any, ...], out: str | None, options: dict[str, Any]) -
 
 def _sorted_out(paths: list[str], classes: Any) -> tuple[list[str], list[str]]:
     """Fire takes one value an option: the other class names were taken for inputs."""
-    from ctfm.classes import TOTALSEGMENTATOR_V2
+    from ctfm.classes import CLASS_GROUPS, TOTALSEGMENTATOR_V2
 
     names = classes.split(",") if isinstance(classes, str) else [str(one) for one in classes]
-    known = set(TOTALSEGMENTATOR_V2.values())
+    known = {*TOTALSEGMENTATOR_V2.values(), *CLASS_GROUPS}
     more = [one for one in paths if one in known and not Path(one).exists()]
     return [one for one in paths if one not in more], [*names, *more]
