@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ignite.engine import EventEnum, Events
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents, engine_apply_transform
 
 from ctfm.errors import UserError
 from ctfm.scans import Failure, describe
 
-__all__ = ["FinishedScan", "ScanEvaluator", "ScanEvents"]
+__all__ = ["FinishedScan", "ScanEvaluator"]
 
 logger = logging.getLogger(__name__)
-
-
-class ScanEvents(EventEnum):
-    """Fired when a scan is done or has failed: ``engine.state.finished`` tells which."""
-
-    SCAN_FINISHED = "scan_finished"
 
 
 @dataclass(frozen=True)
@@ -56,14 +51,23 @@ class ScanEvaluator(SupervisedEvaluator):
     def __init__(
         self, *args: Any, writing: Callable[[Any], Any] | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(*args, event_names=[ScanEvents], **kwargs)
         self.failures: list[Failure] = []
         self.writing = writing
+        self._listeners: list[Callable[[FinishedScan | Failure], None]] = []
+        self._lock = threading.Lock()
         self._writer: ThreadPoolExecutor | None = None
-        self._written: Future[FinishedScan | Failure] | None = None
+        self._written: Future[None] | None = None
         self._forwarded = 0.0
+        super().__init__(*args, **kwargs)  # attaches handlers, which listen
         self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._note_time)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._collect)
+
+    def tell_when_finished(self, listener: Callable[[FinishedScan | Failure], None]) -> None:
+        """Have `listener` called for each scan that is written or has failed, one at a time.
+
+        It may be called in the thread that writes: ignite's events are not made for that.
+        """
+        self._listeners.append(listener)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         if isinstance(batchdata, Failure):
@@ -75,44 +79,47 @@ class ScanEvaluator(SupervisedEvaluator):
         except Exception as error:
             self._finish(_failure(str(batchdata["image"].meta["filename_or_obj"][0]), error))
             return {}
-        network = self._forwarded - start
         for row, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self._submit(row, output, network)
+            seconds = {
+                "reading": float(row.get("seconds", 0.0)),
+                "network": self._forwarded - start,
+            }
+            self._submit(row, output, seconds)
         return result
 
     def _note_time(self, _engine: Any) -> None:
         self._forwarded = time.perf_counter()
 
-    def _submit(self, row: Any, output: Any, network: float) -> None:
+    def _submit(self, row: Any, output: Any, seconds: dict[str, float]) -> None:
         self._collect()
-        seconds = {"reading": float(row.get("seconds", 0.0)), "network": network}
-        if self._writer is None:  # nothing to write, or not within run()
-            self._finish(self._write(row, output, seconds))
+        if self._writer is None:
+            self._write(row, output, seconds)
         else:
             self._written = self._writer.submit(self._write, row, output, seconds)
 
-    def _write(self, row: Any, output: Any, seconds: dict[str, float]) -> FinishedScan | Failure:
+    def _write(self, row: Any, output: Any, seconds: dict[str, float]) -> None:
         start = time.perf_counter()
         if self.writing is not None:
             try:
                 row, output = engine_apply_transform(row, output, self.writing)
             except Exception as error:
-                return _failure(str(row["image"].meta["filename_or_obj"]), error)
-        return FinishedScan(row, output, {**seconds, "writing": time.perf_counter() - start})
+                self._finish(_failure(str(row["image"].meta["filename_or_obj"]), error))
+                return
+        self._finish(FinishedScan(row, output, {**seconds, "writing": time.perf_counter() - start}))
 
     def _collect(self, _engine: Any = None) -> None:
         """Wait for the scan that is being written."""
         written, self._written = self._written, None
         if written is not None:
-            self._finish(written.result())
+            written.result()
 
     def _finish(self, scan: FinishedScan | Failure) -> None:
-        if isinstance(scan, Failure):
-            logger.error("%s: %s", scan.path, scan.reason)
-            self.failures.append(scan)
-        self.state.finished = scan
-        self.fire_event(ScanEvents.SCAN_FINISHED)
-        self.state.finished = None  # memory
+        with self._lock:
+            if isinstance(scan, Failure):
+                logger.error("%s: %s", scan.path, scan.reason)
+                self.failures.append(scan)
+            for listener in self._listeners:
+                listener(scan)
 
     def run(self, global_epoch: int = 1) -> None:
         """Process every scan.

@@ -13,11 +13,11 @@ from typing import Any
 
 import monai
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 
 from ctfm import __version__
 from ctfm.errors import UserError
-from ctfm.evaluators import FinishedScan, ScanEvents
+from ctfm.evaluators import FinishedScan, ScanEvaluator
 from ctfm.files import atomic_path, sha256
 from ctfm.scans import Failure, result_name
 
@@ -54,14 +54,16 @@ class RunReport:
         self.image_key = image_key
         self.records: dict[str, Record] = {}
         self.run: Record = {}
+        self.device = torch.device("cpu")
 
-    def attach(self, engine: Engine) -> None:
-        """Write whenever a scan of a `ScanEvaluator` is done."""
+    def attach(self, engine: ScanEvaluator) -> None:
+        """Write whenever a scan is done or has failed."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(ScanEvents.SCAN_FINISHED, self._finish)
+        engine.tell_when_finished(self._finish)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Any) -> None:
+        self.device = engine.state.device
         self.records = _finished(self.path)
         self.run = {
             "started": _now(),
@@ -77,13 +79,12 @@ class RunReport:
             "settings": self.settings,
         }
 
-    def _finish(self, engine: Any) -> None:
-        scan = engine.state.finished
+    def _finish(self, scan: FinishedScan | Failure) -> None:
         if isinstance(scan, Failure):
             self.records[scan.path] = {"source": scan.path, "failed": scan.reason}
         else:
             self.records[result_name(scan.row, self.image_key)] = self._record(scan)
-        self._write(engine)
+        self._write()
 
     def _record(self, scan: FinishedScan) -> Record:
         row = scan.row
@@ -97,12 +98,12 @@ class RunReport:
             "found": scan.output.get("found"),
         }
 
-    def _write(self, engine: Any) -> None:
+    def _write(self, _engine: Any = None) -> None:
         failed = [one for one in self.records.values() if "failed" in one]
         document = {
             **self.run,
             "finished": _now(),
-            "peak_memory_mib": peak_memory_mib(engine.state.device),
+            "peak_memory_mib": peak_memory_mib(self.device),
             "scans_done": len(self.records) - len(failed),
             "scans_failed": len(failed),
             "scans": self.records,

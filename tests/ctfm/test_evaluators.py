@@ -12,7 +12,7 @@ import torch
 from monai.data import DataLoader, MetaTensor
 
 from ctfm.errors import UserError
-from ctfm.evaluators import FinishedScan, ScanEvaluator, ScanEvents
+from ctfm.evaluators import FinishedScan, ScanEvaluator
 from ctfm.scans import ScanDataset, collate_scans
 
 
@@ -34,9 +34,7 @@ def evaluator(
         device=torch.device("cpu"), val_data_loader=loader, network=Network(), writing=writing
     )
     finished: list[Any] = []
-    made.add_event_handler(
-        ScanEvents.SCAN_FINISHED, lambda engine: finished.append(engine.state.finished)
-    )
+    made.tell_when_finished(finished.append)
     return made, finished
 
 
