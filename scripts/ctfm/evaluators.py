@@ -128,6 +128,9 @@ class ScanEvaluator(SupervisedEvaluator):
             UserError: some scans failed; the others are done.
         """
         self.failures = []
+        if self.state.epoch_length == 0:
+            logger.info("nothing is left to do")
+            return
         self._writer = None if self.writing is None else ThreadPoolExecutor(1, "writing")
         try:
             super().run(global_epoch)
@@ -144,7 +147,7 @@ class ScanEvaluator(SupervisedEvaluator):
                 f"{len(self.failures)} of {total} scans failed, as listed above; "
                 f"{total - len(self.failures)} are done"
             )
-        logger.info("%s", f"all {total} scans are done" if total else "nothing is left to do")
+        logger.info("all %d scans are done", total)
 
 
 def _failure(path: str, error: Exception) -> Failure:
