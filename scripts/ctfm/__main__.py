@@ -45,6 +45,8 @@ class Commands:
                 inversion, preview, bundle, checkpoint, overwrite, input_check, device, and every
                 other key of the bundle's configs/inference.json.
         """
+        if options.keys() & {"help", "h"}:  # fire takes them for options of a command with many
+            fire.Fire(Commands, command=["segment", "--", "--help"])
         print(segment(inputs, out, options))
 
     def probe(self, *checkpoints: str, data: str, **options: Any) -> None:

@@ -199,3 +199,12 @@ def test_each_command_says_what_it_does_and_takes() -> None:
             for parameter in inspect.signature(method).parameters:
                 assert f"{parameter}: " in text, f"{name} does not explain {parameter}"
             assert text, name
+
+
+def test_help_of_a_command_that_takes_any_option(
+    type_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        type_in("segment", "--help")
+    assert ended.value.code == 0
+    assert "ctfm segment - Segment scans" in "".join(capsys.readouterr())
