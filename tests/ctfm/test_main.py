@@ -63,7 +63,7 @@ def test_mistake_of_a_user_ends_in_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["segment"], ["phantom", "leg"], ["phantom", "torso"]])
+@pytest.mark.parametrize("words", [["cut"], ["phantom", "leg"], ["phantom", "torso"]])
 def test_unknown_command_or_missing_argument_says_how_to_go_on(
     words: list[str], type_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
