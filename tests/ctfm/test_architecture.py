@@ -143,7 +143,14 @@ class TestArrows:
     @pytest.mark.parametrize("module", of("ctfm.inferers"))
     def test_inferers_rest_on_the_foundation(self, module: str) -> None:
         """Configs and other packages put networks into them, and read what they return."""
-        assert own(module) <= FOUNDATION | {"ctfm.precision", *of("ctfm.inferers")}
+        assert own(module) <= FOUNDATION | {
+            "ctfm.precision", *of("ctfm.inferers", "ctfm.inversion"),
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("module", of("ctfm.inversion"))
+    def test_inverting_rests_on_the_foundation(self, module: str) -> None:
+        """It knows grids, whoever labels them."""
+        assert own(module) <= FOUNDATION | set(of("ctfm.inversion"))
 
     @pytest.mark.parametrize("module", of("ctfm.probing"))
     def test_the_probe_rests_on_embeddings(self, module: str) -> None:
