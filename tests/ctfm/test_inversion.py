@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch
+from monai.data.utils import list_data_collate
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import (
     Compose,
     CropForegroundd,
@@ -19,9 +21,14 @@ from monai.transforms import (
     Spacingd,
     SpatialPadd,
 )
+from torch import nn
 
 from ctfm.errors import UserError
-from ctfm.inversion import InvertLabelsd, NotSeparableError
+from ctfm.inferers import LabelMapInferer, SlabSettings
+from ctfm.inferers.planner import affordable, plan_memory
+from ctfm.inferers.probe import Probe
+from ctfm.inferers.windows import WindowLayout
+from ctfm.inversion import InvertLabelsd, NotSeparableError, Taps
 from ctfm.scans import collate_scans
 
 #: Shapes as stored, axcodes, and spacing in mm.
@@ -226,3 +233,178 @@ class TestNearest:
         (row,) = decollate_batch({"image": batch["image"], "pred": result})
         found = InvertLabelsd("pred")(row)["pred"]
         assert torch.equal(found.as_tensor(), expected.as_tensor().byte())
+
+
+def network(classes: int, smooth: int = 3) -> nn.Module:
+    """Logits of random, smooth patterns, with a last 1x1x1 convolution."""
+    torch.manual_seed(classes)
+    first = nn.Conv3d(1, 8, smooth, padding=smooth // 2)
+    nn.init.normal_(first.weight)
+    last = nn.Conv3d(8, classes, 1)
+    nn.init.normal_(last.weight, std=4.0)
+    return nn.Sequential(first, nn.Tanh(), last).eval()
+
+
+def assert_largest(found: torch.Tensor, values: torch.Tensor) -> None:
+    """Labels (1, X, Y, Z) are the largest of (K, X, Y, Z), except for ties."""
+    lost = values.amax(0, keepdim=True) - values.gather(0, found.long())
+    assert lost.max() <= 1e-5
+    assert (found[0] == values.argmax(0)).double().mean() >= 0.999
+
+
+ROI = (16, 16, 16)
+
+
+class TestLinear:
+    def run(self, data: dict[str, Any], net: nn.Module, **options: Any) -> tuple[Any, Any]:
+        """What the inferer gives, and what comes back."""
+        inferer = LabelMapInferer(
+            ROI, overlap=0.5, mode="gaussian", amp=False, inversion="linear", **options
+        )
+        batch = collate_scans([data])
+        (row,) = decollate_batch({"image": batch["image"], "pred": inferer(batch["image"], net)})
+        return row["pred"], InvertLabelsd("pred")(row)["pred"]
+
+    @pytest.mark.parametrize("name", SCANS)
+    @pytest.mark.parametrize("margin", [0, 2, 100])
+    @pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (3.0, 0.8, 1.1)])
+    def test_labels_are_the_largest_of_monais(
+        self, name: str, margin: int, spacing: tuple[float, ...]
+    ) -> None:
+        image, transform = scan(*SCANS[name]), preprocessing(margin, spacing)
+        data, net = transform({"image": image}), network(9)
+        _, found = self.run(data, net)
+        assert found.shape == image.shape
+        np.testing.assert_allclose(found.affine, image.affine)
+        assert len(found.unique()) > 2
+        assert_largest(found.as_tensor(), self.expected(data, transform, net))
+
+    @pytest.mark.parametrize("classes", [1, 2, 300])
+    @pytest.mark.parametrize("split_head", [True, False])
+    def test_numbers_of_classes(self, classes: int, split_head: bool) -> None:
+        transform = preprocessing()
+        data, net = transform({"image": scan(*SCANS["mirrored"])}), network(classes)
+        found = self.run(data, net, split_head=split_head)[1]
+        assert found.dtype == (torch.int16 if classes == 300 else torch.uint8)
+        assert_largest(found.as_tensor(), self.expected(data, transform, net))
+
+    @pytest.mark.parametrize("compare_with", ["all", "subset"])
+    def test_class_subset(self, compare_with: str) -> None:
+        transform, subset = preprocessing(), [0, 2, 5, 6]
+        data, net = transform({"image": scan(*SCANS["axial, fine in plane"])}), network(9)
+        found = self.run(data, net, class_subset=subset, compare_with=compare_with)[1].as_tensor()
+        logits = None if compare_with == "all" else subset
+        best = self.expected(data, transform, net, logits).argmax(0)
+        if compare_with == "subset":
+            expected = torch.tensor(subset)[best]
+        else:
+            expected = torch.where(torch.isin(best, torch.tensor(subset)), best, 0)
+        assert {*found.unique().tolist()} == {*subset}
+        assert (found[0] == expected).double().mean() >= 0.999
+
+    def test_confidence_is_that_of_the_networks_grid(self) -> None:
+        data, net = preprocessing()({"image": scan(*SCANS["mirrored"])}), network(5)
+        options: dict[str, Any] = {"overlap": 0.5, "mode": "gaussian", "confidence": True}
+        batch = collate_scans([data])["image"]
+        expected = LabelMapInferer(ROI, amp=False, **options)(batch, net).meta["confidence"]
+        found = self.run(data, net, confidence=True)[0].meta["confidence"]
+        torch.testing.assert_close(found, expected[0])
+
+    def test_windows_that_are_not_run_are_background(self) -> None:
+        image = scan((40, 40, 40), "SPL", (0.75, 1.5, 1.5))
+        image[:, :, 24:] = 0
+        transform = preprocessing(100)
+        data, net = transform({"image": image}), network(5)
+        found = self.run(data, net, skip_air=True, air=0.0)[1].as_tensor()
+        assert (found[:, :, 34:] == 0).all()
+        assert (found[:, :, :20] > 0).any()
+
+    def test_the_grid_from_before_resampling(self) -> None:
+        """A scan of the right spacing stays as it is, cropped; another is not turned yet."""
+        net = network(5)
+        same = preprocessing()({"image": scan(*SCANS["as the network has it"])})
+        pred, found = self.run(same, net)
+        assert pred.shape == same["image"].shape
+        assert found.shape == (1, *SCANS["as the network has it"][0])
+        other = preprocessing()({"image": scan(*SCANS["sagittal"])})
+        pred, found = self.run(other, net)
+        assert found.shape == (1, 9, 33, 29)
+        assert pred.shape == (1, 33, 9, 29)
+        assert len(pred.applied_operations) == 1
+
+    def test_axes_may_be_turned_after_resampling(self) -> None:
+        image, net = scan(*SCANS["mirrored"]), network(7)
+        transform = Compose(
+            [
+                Spacingd("image", pixdim=(1.5, 1.2, 1.9)),
+                CropForegroundd("image", source_key="image", margin=1, allow_smaller=True),
+                Orientationd("image", axcodes="SPL", labels=None),
+            ]
+        )
+        data = transform({"image": image})
+        pred, found = self.run(data, net)
+        assert pred.shape == image.shape
+        assert_largest(found.as_tensor(), self.expected(data, transform, net))
+
+    def test_batches(self) -> None:
+        """Of scans that have the same grid; what is done to one of them is not to another."""
+        transform, net = preprocessing(100), network(5)
+        rows = [transform({"image": scan(*SCANS["mirrored"])}) for _ in range(2)]
+        rows[1]["image"] = rows[1]["image"] * 2
+        inferer = LabelMapInferer(ROI, overlap=0.5, mode="gaussian", amp=False, inversion="linear")
+        batch = list_data_collate(rows)["image"]
+        found = inferer(batch, net)
+        single = [self.run(row, net)[0].as_tensor() for row in rows]
+        assert torch.equal(found.as_tensor(), torch.stack(single))
+        assert not torch.equal(*single)
+        batch.applied_operations[1][1]["orig_size"] = (9, 9, 9)
+        with pytest.raises(UserError, match="one scan at a time"):
+            inferer(batch, net)
+
+    def test_what_cannot_be_interpolated_is_refused(self) -> None:
+        inferer, net = LabelMapInferer(ROI, inversion="linear"), network(5)
+        with pytest.raises(UserError, match="inputs are Tensor"):
+            inferer(torch.rand(1, 1, *ROI), net)
+        image = scan(*SCANS["mirrored"])
+        image.affine[1, 2] = 0.9
+        with pytest.raises(NotSeparableError, match="take nearest"):
+            inferer(collate_scans([preprocessing()({"image": image})])["image"], net)
+        twice = Compose([*preprocessing().transforms, Spacingd("image", pixdim=(2.0, 2.0, 2.0))])
+        data = twice({"image": scan(*SCANS["mirrored"])})
+        pred, found = self.run(data, net)  # the first resampling is inverted by nearest voxels
+        assert pred.shape != found.shape == scan(*SCANS["mirrored"]).shape
+        places = np.array([0.5])
+        with pytest.raises(UserError, match="resampled twice"):
+            Taps.whole(0, 3).between(places).between(places)
+        with pytest.raises(UserError, match="inversion is cubic"):
+            LabelMapInferer(ROI, inversion="cubic")
+
+    def expected(
+        self,
+        data: dict[str, Any],
+        transform: Compose,
+        net: nn.Module,
+        rows: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """MONAI's probabilities on the grid of the scan, over some classes."""
+        inferer = SlidingWindowInferer(ROI, overlap=0.5, mode="gaussian")
+        with torch.no_grad():
+            logits = inferer(data["image"][None].as_tensor(), net)[0]
+        values = (logits if rows is None else logits[list(rows)]).softmax(0)
+        pred = MetaTensor(values, meta=dict(data["image"].meta))
+        return by_monai({**data, "pred": pred}, transform, nearest=False).as_tensor()
+
+
+def test_memory_of_interpolation_is_planned() -> None:
+    layout = WindowLayout.over((40, 50, 60), ROI, 0.5)
+    settings, cpu = SlabSettings(ROI), torch.device("cpu")
+    probe = Probe(None, 118, 118, 100.0)
+    plans = [
+        plan_memory(layout, probe, settings, (cpu, cpu), target=target)
+        for target in (None, (80, 100, 120))
+    ]
+    assert plans[0].planes == 0
+    assert plans[1].planes > 2 * 50 * 60 * 118 * 4
+    assert plans[1].labels == 80 * 100 * 120
+    with pytest.raises(UserError, match=r"linear inversion .* try --inversion nearest"):
+        affordable(lambda _: plans[1], None, lambda _: 10)

@@ -17,9 +17,11 @@ from ctfm.contract import HU_WINDOW
 from ctfm.errors import UserError
 from ctfm.hounsfield import AIR_HU
 from ctfm.inferers.labels import ClassChoice, Labeller, label_dtype
+from ctfm.inferers.linear import LinearLabeller
 from ctfm.inferers.planner import affordable, plan_memory
 from ctfm.inferers.probe import Probe, probe_network
 from ctfm.inferers.slabs import Slab, SlabSettings, finished_slabs, network_in, plain_volume
+from ctfm.inferers.targets import on_targets, targets_of
 from ctfm.inferers.windows import WindowLayout
 
 __all__ = ["LabelMapInferer"]
@@ -66,6 +68,11 @@ class LabelMapInferer(Inferer):
         air: largest value of air in the scaled inputs; the default is -500 HU scaled to 0..1 as
             CT-FM does.
         check_memory: refuse what the memory is not enough for.
+        inversion: "nearest": the labels lie on the inputs' grid, and `InvertLabelsd` looks up the
+            nearest ones. "linear": they lie on the grid that the scan had before it was last
+            resampled, and are the largest of the softmax probabilities that were interpolated to
+            it, as after `Invertd(nearest_interp=False)`; `InvertLabelsd` inverts what remains. It
+            takes the memory of two slices of probabilities. The inputs must be MetaTensors.
 
     Raises:
         UserError: an argument makes no sense.
@@ -92,8 +99,12 @@ class LabelMapInferer(Inferer):
         skip_air: bool = False,
         air: float = AIR,
         check_memory: bool = True,
+        inversion: str = "nearest",
     ) -> None:
         super().__init__()
+        if inversion not in ("nearest", "linear"):
+            raise UserError(f"inversion is {inversion}: give nearest or linear")
+        self.inversion = inversion
         self.settings = SlabSettings(
             roi_size=roi_size, overlap=overlap, mode=mode, sigma_scale=sigma_scale,
             padding_mode=padding_mode, cval=cval, sw_device=sw_device, device=device, amp=amp,
@@ -121,26 +132,37 @@ class LabelMapInferer(Inferer):
 
         Returns:
             Class ids (B, 1, D, H, W), uint8, or int16 above 255 classes, on `device`: the inputs'
-            kind of tensor with their metadata; a MetaTensor where confidence is asked for.
+            kind of tensor with their metadata; a MetaTensor where confidence is asked for. If
+            inversion is linear, their shape, affine and `applied_operations` are those from before
+            the scans were resampled.
 
         Raises:
             UserError: shapes do not fit each other, the memory is not enough, or the network's
-                output is not finite.
+                output is not finite; or, for linear inversion, what `targets_of` raises.
         """
         if inputs.ndim != 5:
             raise UserError(f"inputs are {tuple(inputs.shape)}: expected (B, C, D, H, W)")
         applied = partial(_called, network, args, kwargs) if args or kwargs else network
-        settings, probe = self._planned(inputs[0], applied)
+        targets = targets_of(inputs) if self.inversion == "linear" else []
+        shape = targets[0].shape if targets else tuple(inputs.shape[2:])
+        settings, probe = self._planned(inputs[0], applied, shape)
         device = settings.devices(inputs)[1]
-        shape = (len(inputs), 1, *inputs.shape[2:])
-        labels = torch.zeros(shape, dtype=label_dtype(probe.classes), device=device)
+        labels = torch.zeros(
+            (len(inputs), 1, *shape), dtype=label_dtype(probe.classes), device=device
+        )
         sure = []
-        for volume, found in zip(inputs, labels, strict=True):
+        for number, found in enumerate(labels):
             labeller = Labeller(self.choice, self.confidence)
-            for slab in self._slabs(volume, applied, settings, probe):
-                labeller.label(slab, found[0, slab.start : slab.stop])
+            if targets:
+                labeller = LinearLabeller(self.choice, self.confidence, targets[number].axes)
+            for slab in self._slabs(inputs[number], applied, settings, probe):
+                labeller.label(slab, found[0])
             sure.append(labeller.confidence(probe.classes))
-        return _with_meta(labels, inputs, torch.stack(sure) if self.confidence else None)
+        result = on_targets(labels, inputs, targets) if targets else _with_meta(labels, inputs)
+        if self.confidence:
+            result = result if isinstance(result, MetaTensor) else MetaTensor(result)
+            result.meta["confidence"] = torch.stack(sure)
+        return result
 
     def slabs(self, volume: Tensor, network: Callable[..., Any]) -> Iterator[Slab]:
         """What the labels are made of, for consumers that want logits.
@@ -165,8 +187,16 @@ class LabelMapInferer(Inferer):
         with tqdm(total=volume[0].numel(), unit="voxel", unit_scale=True, disable=hidden) as bar:
             yield from finished_slabs(volume, network, settings, probe, bar.update)
 
-    def _planned(self, volume: Tensor, network: Callable[..., Any]) -> tuple[SlabSettings, Probe]:
-        """The settings with as many windows at a time as fit, and what the network is like."""
+    def _planned(
+        self,
+        volume: Tensor,
+        network: Callable[..., Any],
+        shape: tuple[int, ...] | None = None,
+    ) -> tuple[SlabSettings, Probe]:
+        """The settings with as many windows at a time as fit, and what the network is like.
+
+        `shape` is that of the labels, None if there are none, or the volume's.
+        """
         volume, settings = plain_volume(volume), self.settings
         devices = settings.devices(volume)
         layout = WindowLayout.over(volume.shape[1:], settings.roi_size, settings.overlap)
@@ -177,7 +207,7 @@ class LabelMapInferer(Inferer):
         def plan(number: int) -> Any:
             return plan_memory(
                 layout, probe, replace(settings, sw_batch_size=number), devices, len(volume),
-                self.confidence,
+                self.confidence, shape if self.inversion == "linear" else None,
             )  # fmt: skip
 
         if self.check_memory:
@@ -190,14 +220,11 @@ def _called(network: Callable[..., Any], args: Any, kwargs: Any, patches: Tensor
     return network(patches, *args, **kwargs)
 
 
-def _with_meta(labels: Tensor, inputs: Tensor, confidence: Tensor | None) -> Tensor:
-    if not isinstance(inputs, MetaTensor) and confidence is None:
+def _with_meta(labels: Tensor, inputs: Tensor) -> Tensor:
+    if not isinstance(inputs, MetaTensor):
         return labels
     result = MetaTensor(labels)
-    if isinstance(inputs, MetaTensor):
-        result.copy_meta_from(inputs, copy_attr=False)
-        result.meta = dict(result.meta)
-    if confidence is not None:
-        result.meta["confidence"] = confidence
+    result.copy_meta_from(inputs, copy_attr=False)
+    result.meta = dict(result.meta)
     with_meta: Tensor = result
     return with_meta

@@ -11,7 +11,7 @@ from torch import Tensor
 from ctfm.errors import UserError
 from ctfm.inferers.slabs import Slab
 
-__all__ = ["CHUNK", "ClassChoice", "Labeller", "label_dtype"]
+__all__ = ["CHUNK", "CHUNK_ELSEWHERE", "ClassChoice", "Labeller", "LogitChunks", "label_dtype"]
 
 #: Voxels at once, by kind of device. On CPUs the logits of 118 classes then fill 8 MB: measured on
 #: two cores, 4,096 take 1.3 times as long, 1,024 twice. On a GPU launching kernels is what costs.
@@ -60,6 +60,11 @@ class ClassChoice:
         """The classes whose logits are computed."""
         return self.wanted(classes) if self.compare_with == "subset" else [*range(classes)]
 
+    def labels(self, classes: int) -> list[int]:
+        """What voxels become where the logit of each of `rows` is the largest."""
+        wanted = {*self.wanted(classes)}
+        return [k if k in wanted else 0 for k in self.rows(classes)]
+
 
 def label_dtype(classes: int) -> torch.dtype:
     """The smallest type that holds the ids of K classes."""
@@ -86,7 +91,8 @@ class Labeller:
 
         Args:
             slab: as `finished_slabs` yields it.
-            out: (d, H, W), contiguous, of type `label_dtype` and on the slab's device.
+            out: of the whole volume (D, H, W), contiguous, of type `label_dtype` and on the
+                slab's device.
 
         Raises:
             UserError: features are not finite.
@@ -98,8 +104,8 @@ class Labeller:
         wanted = torch.tensor(self.choice.wanted(classes), device=out.device)
         kept[wanted] = wanted.to(out.dtype)
         everything = kept.tolist() == [*range(classes)]
-        chunks = _Chunks(slab, rows, self.confident)
-        flat = out.view(-1)
+        chunks = LogitChunks(slab, rows, self.confident)
+        flat = out[slab.start : slab.stop].view(-1)
         for part in chunks.parts:
             logits = chunks.logits(part)
             best = logits.argmax(1)
@@ -138,7 +144,7 @@ def _margins(logits: Tensor, best: Tensor) -> Tensor:
     return (1 - logits.amax(1).exp()) / total
 
 
-class _Chunks:
+class LogitChunks:
     """Logits of some voxels of a slab at a time, in buffers that are used again.
 
     Logits are means where probabilities are wanted, and weighted sums where only the largest is.

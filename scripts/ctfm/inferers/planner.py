@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,6 +10,7 @@ import torch
 
 from ctfm.errors import UserError
 from ctfm.inferers.labels import CHUNK, CHUNK_ELSEWHERE, label_dtype
+from ctfm.inferers.linear import planes_bytes
 from ctfm.inferers.memory import available_bytes
 from ctfm.inferers.probe import Probe
 from ctfm.inferers.slabs import SlabSettings
@@ -32,6 +33,7 @@ class MemoryPlan:
         network: where it runs: windows and activations.
         sums: accumulator and weights of the slices that windows still touch.
         chunk: head and largest logit of some voxels.
+        planes: probabilities of the slices that labels are interpolated between.
         labels: the result.
         sw_device: where the network runs.
         device: where the rest lies.
@@ -41,6 +43,7 @@ class MemoryPlan:
     network: int
     sums: int
     chunk: int
+    planes: int
     labels: int
     sw_device: torch.device
     device: torch.device
@@ -48,7 +51,7 @@ class MemoryPlan:
     @property
     def needed(self) -> dict[torch.device, int]:
         """Bytes on each device."""
-        stitching = self.sums + self.chunk + self.labels
+        stitching = self.sums + self.chunk + self.planes + self.labels
         if self.device == self.sw_device:
             return {self.device: stitching + self.network}
         return {self.sw_device: self.network, self.device: stitching}
@@ -61,6 +64,7 @@ def plan_memory(
     devices: tuple[torch.device, torch.device],
     channels: int = 1,
     confidence: bool = False,
+    target: Sequence[int] | None = None,
 ) -> MemoryPlan:
     """Predict the peak.
 
@@ -74,6 +78,7 @@ def plan_memory(
         devices: where the network runs, and where windows are summed.
         channels: of the volume.
         confidence: whether probabilities are computed.
+        target: voxels of the grid that probabilities are interpolated to; None: they are not.
     """
     sw_device, device = devices
     window, (depth, height, width) = prod(layout.roi), layout.shape
@@ -85,10 +90,13 @@ def plan_memory(
     chunk = CHUNK.get(device.type, CHUNK_ELSEWHERE)
     # features, logits, ids; exponentials
     chunk *= 4 * (probe.channels + (3 if confidence else 1) * probe.classes + 4)
+    planes = 0 if target is None else planes_bytes(target, (height, width), probe.classes, device)
     activations = probe.bytes_per_voxel * INSIDE_CONVOLUTIONS
     network = settings.sw_batch_size * window * (activations + 4 * channels)
-    labels = depth * height * width * label_dtype(probe.classes).itemsize
-    return MemoryPlan(settings.sw_batch_size, int(network), sums, chunk, labels, sw_device, device)
+    labels = prod(target or layout.shape) * label_dtype(probe.classes).itemsize
+    return MemoryPlan(
+        settings.sw_batch_size, int(network), sums, chunk, planes, labels, sw_device, device
+    )
 
 
 def affordable(
@@ -125,10 +133,13 @@ def _refusal(plan: MemoryPlan, there: dict[torch.device, int | None]) -> str:
     parts = {"network": plan.network} if device == plan.sw_device else {}
     if device == plan.device:
         parts |= {"accumulator": plan.sums, "labels": plan.labels, "head": plan.chunk}
+        parts |= {"linear inversion": plan.planes} if plan.planes else {}
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     knobs = ["low_res.yaml", "a smaller cross-section", "a smaller patch", "fewer classes"]
     if device.type != "cpu" and device == plan.device:
         knobs.insert(0, "--stitch_device cpu")
+    if device == plan.device and plan.planes:
+        knobs.insert(0, "--inversion nearest")
     return (
         f"segmenting needs {plan.needed[device] / 1e9:.2f} GB of memory on {device} ({listed}), "
         f"{(there[device] or 0) / 1e9:.2f} GB are there: try {', '.join(knobs[:-1])} or {knobs[-1]}"

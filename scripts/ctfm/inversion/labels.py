@@ -124,7 +124,8 @@ def _looked_up(label: Labels, axes: Sequence[Taps]) -> Labels:
             found = _plane(label[number], rows, columns)
         target[...] = found
         last = number
-    return result.transpose([taps.axis for taps in axes])
+    turned: Labels = result.transpose([taps.axis for taps in axes])
+    return turned
 
 
 def _plane(plane: Labels, rows: Indices, columns: Indices) -> Labels:
