@@ -137,7 +137,8 @@ class TestArrows:
     def test_embeddings_rest_on_scans_weights_and_inferers(self, module: str) -> None:
         """They know no training and no segmentation."""
         assert own(module) <= FOUNDATION | {
-            "ctfm.hounsfield", "ctfm.inferers", "ctfm.scans", *of("ctfm.embedding", "ctfm.weights"),
+            "ctfm.hounsfield", "ctfm.inferers", "ctfm.networks", "ctfm.scans", "ctfm.transforms",
+            *of("ctfm.embedding", "ctfm.weights"),
         }  # fmt: skip
 
     @pytest.mark.parametrize("module", of("ctfm.inferers"))

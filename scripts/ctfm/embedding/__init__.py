@@ -4,18 +4,24 @@
 `_target_`.
 """
 
+from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.inferer import WindowEmbedder, embed_windows
-from ctfm.embedding.inputs import soft_tissue
-from ctfm.embedding.table import POOLINGS, EmbeddingTable, without_embeddings
+from ctfm.embedding.inputs import preprocessing, soft_tissue
+from ctfm.embedding.recipes import POOLINGS, RECIPES, make_recipe
+from ctfm.embedding.table import EmbeddingTable, without_embeddings
 from ctfm.embedding.windows import WindowGrid, cut_window, world
 
 __all__ = [
     "POOLINGS",
+    "RECIPES",
+    "Embedder",
     "EmbeddingTable",
     "WindowEmbedder",
     "WindowGrid",
     "cut_window",
     "embed_windows",
+    "make_recipe",
+    "preprocessing",
     "soft_tissue",
     "without_embeddings",
     "world",

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from monai.transforms import (
+    Compose,
+    CropForegroundd,
+    Orientationd,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+)
 from torch import Tensor
 
+from ctfm.contract import AXCODES, HU_WINDOW
 from ctfm.errors import UserError
+from ctfm.transforms import LoadScand
 
-__all__ = ["soft_tissue"]
+__all__ = ["preprocessing", "soft_tissue"]
+
+
+def preprocessing(
+    recipe: Mapping[str, Any], input_check: str = "error", key: str = "image"
+) -> Compose:
+    """From a path to what windows are cut from; configs spell out the same transforms.
+
+    Axes to SPL, resampled, cropped to what lies above 0 HU, padded with air to the size of a
+    patch, scaled to 0..1.
+
+    Args:
+        recipe: "spacing" and "patch"; "axcodes" and "hu_window" where they are not CT-FM's.
+        input_check: what to do about values that are no CT's: "error", "warn" or "off".
+        key: item with the path, then with the scan (1, D, H, W).
+    """
+    low, high = recipe.get("hu_window", HU_WINDOW)
+    return Compose(
+        [
+            LoadScand(key, input_check),
+            Orientationd(key, recipe.get("axcodes", AXCODES), labels=None),
+            Spacingd(key, recipe["spacing"], mode="bilinear"),
+            CropForegroundd(key, key, select_fn=soft_tissue, allow_smaller=True),
+            SpatialPadd(key, recipe["patch"], value=low),
+            ScaleIntensityRanged(key, low, high, 0, 1, clip=True),
+        ]
+    )
 
 
 def soft_tissue(image: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,13 +14,14 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ctfm import __version__, require
+from ctfm.embedding.recipes import POOLINGS, check_recipe
 from ctfm.embedding.windows import Array, WindowGrid
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 from ctfm.scans import result_name
 from ctfm.weights import fingerprint
 
-__all__ = ["POOLINGS", "EmbeddingTable", "without_embeddings"]
+__all__ = ["EmbeddingTable", "without_embeddings"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,6 @@ logger = logging.getLogger(__name__)
 #: readers of Parquet folders leave out for its "_".
 TABLE = "embeddings.parquet"
 DESCRIPTION = "_made_with.json"
-#: How the embeddings of a scan's patches become one; "min" is the 3D-MIR protocol.
-POOLINGS: dict[str, Callable[..., Any]] = {"mean": np.mean, "min": np.min}
-#: What rows are made of; a recipe may hold more.
-RECIPE = ("patch", "spacing", "overlap", "pooling")
 
 
 class EmbeddingTable:
@@ -64,15 +61,9 @@ class EmbeddingTable:
         self.parquet = require("pyarrow.parquet", purpose="write embeddings", extra="embeddings")
         self.output_dir = Path(output_dir)
         self.network = network
-        self.recipe = json.loads(json.dumps(dict(recipe)))
+        self.recipe = check_recipe(recipe)
         self.image_key = image_key
         self.description: dict[str, Any] = {}
-        missing = [name for name in RECIPE if name not in self.recipe]
-        if missing:
-            raise UserError(f"recipe lacks {', '.join(missing)}: it has {', '.join(self.recipe)}")
-        if self.recipe["pooling"] not in POOLINGS:
-            known = " or ".join(POOLINGS)
-            raise UserError(f"pooling is {self.recipe['pooling']!r}: choose {known}")
 
     def attach(self, engine: Engine) -> None:
         """Compare with the table that is there when the run starts, add to it after each scan."""

@@ -1,0 +1,231 @@
+"""An encoder with its recipe: a scan's file to embeddings of its windows, or of places in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ctfm.embedding.inferer import WindowEmbedder, embed_windows
+from ctfm.embedding.inputs import preprocessing
+from ctfm.embedding.recipes import POOLINGS, check_recipe, check_windows
+from ctfm.embedding.windows import Array, WindowGrid, world
+from ctfm.errors import UserError
+from ctfm.inferers import AutocastInferer
+from ctfm.networks import PooledEncoder
+from ctfm.weights import Architecture, fingerprint, read_encoder
+
+__all__ = ["Embedder", "encoder_from"]
+
+
+#: Voxels by which places are off that lie between two windows, for all that is rounded before.
+TIE = 1e-3
+
+
+class Embedder:
+    """Embeddings as the bundles' inference makes them, outside of a bundle.
+
+    Args:
+        network: patches (N, 1, *patch) to embeddings (N, F).
+        recipe: what decides the embeddings, as `ctfm.embedding.make_recipe` gives it.
+        device: such as "cuda:0"; None: a GPU if there is one.
+        amp: compute in the fast number format of the device; None: as the recipe says.
+        sw_batch_size: windows that pass the encoder together.
+
+    Attributes:
+        recipe: as JSON holds it; its "amp" is what is done.
+        fingerprint: sha256 of the encoder, as `EmbeddingTable` records it.
+
+    Raises:
+        UserError: the recipe makes no sense.
+    """
+
+    def __init__(
+        self,
+        network: PooledEncoder,
+        recipe: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        amp: bool | None = None,
+        sw_batch_size: int = 8,
+    ) -> None:
+        self.recipe = check_recipe(recipe)
+        check_windows(self.recipe)
+        self.recipe["amp"] = bool(self.recipe.get("amp", True) if amp is None else amp)
+        self.patch: tuple[int, ...] = tuple(self.recipe["patch"])
+        self.device = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        self.fingerprint = fingerprint(network.state_dict())
+        self.network = network.eval().to(self.device, memory_format=torch.channels_last_3d)
+        self._inferer = AutocastInferer(enabled=self.recipe["amp"])
+        self._windows = WindowEmbedder(
+            self.patch, self.recipe["overlap"], sw_batch_size,
+            skip_air=bool(self.recipe.get("skip_air", False)),
+        )  # fmt: skip
+        self._batch_size = sw_batch_size
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str,
+        recipe: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        amp: bool | None = None,
+        sw_batch_size: int = 8,
+    ) -> Embedder:
+        """Read an encoder, of any width, out of any layout that `ctfm.weights` knows.
+
+        Args:
+            checkpoint: file, folder or repository id.
+            recipe: as for the class, and so are the others.
+            device: where it computes.
+            amp: compute in the fast number format.
+            sw_batch_size: windows that pass the encoder together.
+
+        Raises:
+            UserError: there is no encoder for CT in it, or the recipe makes no sense.
+        """
+        return cls(encoder_from(checkpoint), recipe, device, amp, sw_batch_size)
+
+    def read(self, path: str, input_check: str = "error") -> MetaTensor:
+        """A scan as the encoder sees it: resampled, cropped to the body, padded, scaled.
+
+        Args:
+            path: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series.
+            input_check: what to do about values that are no CT's: "error", "warn" or "off".
+
+        Returns:
+            (1, D, H, W), axes SPL, float32, with its affine to mm, RAS+.
+
+        Raises:
+            UserError: it cannot be read, is no CT (with "error"), or shows nothing above 0 HU.
+        """
+        try:
+            image: MetaTensor = preprocessing(self.recipe, input_check)({"image": path})["image"]
+        except RuntimeError as error:  # MONAI wraps what a transform raises
+            if not isinstance(error.__cause__, UserError):
+                raise
+            text = str(error.__cause__)
+            raise UserError(text if text.startswith(path) else f"{path}: {text}") from error
+        return image
+
+    def grid(self, image: MetaTensor) -> WindowGrid:
+        """The windows that the recipe lays over a scan of `read`."""
+        return WindowGrid(tuple(image.shape[1:]), self.patch, self.recipe["overlap"])
+
+    @torch.inference_mode()
+    def windows(self, image: MetaTensor, progress: bool = False) -> tuple[Array, Array]:
+        """Embed the windows over a scan; those of air are left out where the recipe says so.
+
+        Args:
+            image: of `read`.
+            progress: show a bar, on a terminal.
+
+        Returns:
+            Embeddings (N, F), float32, and centres of the windows in mm, RAS+, (N, 3).
+
+        Raises:
+            UserError: all windows show air, or an embedding is not finite.
+        """
+        self._windows.progress = progress
+        rows = self._windows(image[None], self._apply)[0].flatten(1).T.numpy()
+        kept = np.isfinite(rows[:, 0])
+        return rows[kept], self.grid(image).centres(image.affine.numpy())[kept]
+
+    def at(self, image: MetaTensor, points_mm: Any) -> Array:
+        """Embed windows centred at places; there is air beyond the edge of the scan.
+
+        Args:
+            image: of `read`.
+            points_mm: RAS+, (M, 3); the nearest window whose corner is a whole voxel is taken.
+
+        Returns:
+            (M, F), float32.
+
+        Raises:
+            UserError: a window lies outside of the scan's body altogether.
+        """
+        return self.embed(image, self.starts_at(image, points_mm))
+
+    def starts_at(self, image: MetaTensor, points_mm: Any) -> Array:
+        """First voxel of the window centred at each place.
+
+        Args:
+            image: of `read`.
+            points_mm: RAS+, (M, 3).
+
+        Returns:
+            (M, 3), whole numbers, negative ones where a window reaches over the edge.
+
+        Raises:
+            UserError: a place is no place, or its window lies outside altogether.
+        """
+        points = np.asarray(points_mm, dtype=float)
+        if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+            raise UserError(f"points have shape {points.shape}: give x,y,z in mm of each")
+        voxels = world(np.linalg.inv(image.affine.numpy().astype(float)), points)
+        # the middle of a voxel is voxel patch // 2 of its window, as in the published search
+        starts = np.ceil(voxels - np.asarray(self.patch) / 2 - TIE).astype(int)
+        outside = (starts + self.patch <= 0) | (starts >= image.shape[1:])
+        if outside.any():
+            first = points[outside.any(axis=1)][0]
+            spelled = ", ".join(f"{mm:.1f}" for mm in first)
+            raise UserError(
+                f"the place {spelled} mm lies outside of the body that the scan shows: give "
+                "world coordinates x,y,z in mm, right, anterior and superior being positive"
+            )
+        return starts
+
+    @torch.inference_mode()
+    def embed(self, image: MetaTensor, starts: Array, progress: bool = False) -> Array:
+        """Embed windows by their first voxels.
+
+        Args:
+            image: of `read`.
+            starts: (N, 3); a part of each window lies inside.
+            progress: show a bar, on a terminal.
+
+        Returns:
+            (N, F), float32.
+
+        Raises:
+            UserError: an embedding is not finite.
+        """
+        rows: Array = embed_windows(
+            image, starts, self.patch, self._apply, self._batch_size, progress
+        ).numpy()
+        return rows
+
+    def pooled(self, embeddings: Array) -> Array:
+        """One descriptor (F,), float32, of a scan's embeddings (N, F), by the recipe's pooling."""
+        pool = POOLINGS[self.recipe["pooling"]]
+        pooled: Array = pool(np.asarray(embeddings, dtype=np.float64), axis=0).astype(np.float32)
+        return pooled
+
+    def _apply(self, patches: Tensor) -> Tensor:
+        embeddings: Tensor = self._inferer(patches.to(self.device), self.network)
+        return embeddings
+
+
+def encoder_from(checkpoint: str) -> PooledEncoder:
+    """An encoder of the width and depth that a checkpoint has, with its weights.
+
+    Raises:
+        UserError: the checkpoint holds no encoder for three dimensions and one channel.
+    """
+    tensors = read_encoder(checkpoint).tensors
+    architecture = Architecture.of(tensors)
+    assert architecture is not None  # read_encoder has seen to it
+    if (architecture.spatial_dims, architecture.in_channels) != (3, 1):
+        raise UserError(f"{checkpoint} is {architecture}: CT has three dimensions and one channel")
+    network = PooledEncoder(
+        spatial_dims=3,
+        in_channels=1,
+        init_filters=architecture.init_filters,
+        blocks_down=architecture.blocks_down,
+    )
+    network.load_state_dict(tensors)
+    network.eval()
+    return network
