@@ -119,6 +119,42 @@ def test_a_dicom_series_gives_the_labels_of_the_same_ct(
     assert (tmp_path / "out" / f"{name}_preview.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_some_classes_alone_with_their_confidence(
+    inference: dict[str, Any], ct: Path, tmp_path: Path
+) -> None:
+    def labels(out: str, **options: Any) -> Any:
+        run_here(
+            "inference", **{**inference, "output_dir": str(tmp_path / out)},
+            input=str(ct), preview=False, **options,
+        )  # fmt: skip
+        return np.asanyarray(nib.load(tmp_path / out / "ct_seg.nii.gz").dataobj)
+
+    everything = labels("all", confidence=True)
+    found = np.unique(everything)
+    chosen = int(found[-1])
+    name = {1: "spleen", 3: "kidney_left", 5: "liver"}[chosen]
+    np.testing.assert_array_equal(
+        labels("chosen", classes=[name]), np.where(everything == chosen, chosen, 0)
+    )
+    report = json.loads((tmp_path / "chosen" / "report.json").read_text())
+    assert report["settings"]["classes"] == [name]
+    assert [*report["scans"]["ct"]["found"]] == [str(chosen)]
+
+
+def test_linear_inversion_smooths_outlines(
+    inference: dict[str, Any], ct: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for inversion in ("nearest", "linear"):
+        options = {**inference, "output_dir": str(tmp_path / inversion), "inversion": inversion}
+        run_here("inference", **options, spacing=[4.5] * 3, input=str(ct), preview=False)
+        label = nib.load(tmp_path / inversion / "ct_seg.nii.gz")
+        np.testing.assert_allclose(label.affine, nib.load(ct).affine, atol=1e-5)
+        found[inversion] = np.asanyarray(label.dataobj)
+    same = (found["nearest"] == found["linear"]).mean()
+    assert 0.8 < same < 1
+
+
 def test_bad_files_are_listed_and_the_others_done(
     inference: dict[str, Any], ct: Path, tmp_path: Path
 ) -> None:
