@@ -182,6 +182,33 @@ class TestNearest:
         assert torch.equal(found.as_tensor(), by_monai(data, transform).as_tensor().byte())
         assert np.allclose(found.affine, image.affine)
 
+    def test_a_crop_that_leaves_nothing(self) -> None:
+        """MONAI does so where no voxel is foreground."""
+        image, transform = scan(*SCANS["mirrored"]) * 0, preprocessing(0)
+        data = transform({"image": image})
+        data["pred"] = labelled(data["image"])
+        assert data["pred"].numel() == 0
+        found = InvertLabelsd("pred")(data)["pred"]
+        assert found.shape == image.shape
+        assert not found.any()
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"dtype": torch.float32},
+            {"align_corners": True},
+            {"align_corners": True, "scale_extent": True},
+        ],
+    )
+    def test_options_of_spacing(self, options: dict[str, Any]) -> None:
+        image = scan((20, 21, 22), "LAS", (0.75, 0.5, 2.0))
+        steps = [Spacingd("image", pixdim=(1.5, 1.5, 1.5), mode="bilinear", **options)]
+        transform = Compose([*steps, preprocessing().transforms[2]])
+        data = transform({"image": image})
+        data["pred"] = labelled(data["image"])
+        found = InvertLabelsd("pred")(data)["pred"].as_tensor()
+        assert torch.equal(found, by_monai(data, transform).as_tensor().byte())
+
     def test_sheared_scans_are_inverted_by_monai(self) -> None:
         image, transform = scan(*SCANS["axial, fine in plane"]), preprocessing()
         image.affine[1, 2] = 0.9  # a tilted gantry

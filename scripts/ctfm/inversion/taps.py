@@ -53,13 +53,12 @@ class Taps:
             >>> Taps.whole(0, 3).at(np.array([-1, 0, 2, 3])).first
             array([-1,  0,  2, -1])
         """
-        there = (index >= 0) & (index < len(self))
-        safe = np.where(there, index, 0)
+        known = np.where((index >= 0) & (index < len(self)), index, -1)  # -1: what is appended
         return Taps(
             self.axis,
-            np.where(there, self.first[safe], -1),
-            np.where(there, self.second[safe], -1),
-            np.where(there, self.share[safe], 0.0),
+            np.append(self.first, -1)[known],
+            np.append(self.second, -1)[known],
+            np.append(self.share, 0.0)[known],
         )
 
     def between(self, positions: Numbers) -> Taps:
