@@ -18,6 +18,7 @@ WHOLE_BODY = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
 PRETRAIN = ROOT / "bundles" / "ct_fm_pretrain"
 TUMORS = ROOT / "bundles" / "ct_fm_msd_tumor_segmentation"
 TRIAGE = ROOT / "bundles" / "ct_fm_head_ct_triage"
+EXTRACTOR = ROOT / "bundles" / "ct_fm_feature_extractor"
 
 #: Overrides with which the bundle's full configs run in a second.
 #: A patch of 32 would not do: on CPUs the bfloat16 gradient of 2x2x2 maps is not reproducible.
@@ -92,7 +93,8 @@ def config_files(*stems: str, bundle: Path = WHOLE_BODY) -> list[str]:
 
 def overridden(bundle: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """Overrides of a tiny run; ids are spelled with ``__``."""
-    tiny = {PRETRAIN: TINY_PRETRAIN, TRIAGE: TINY_TRIAGE}.get(bundle, TINY)
+    narrow = {PRETRAIN: TINY_PRETRAIN, TRIAGE: TINY_TRIAGE, EXTRACTOR: TINY_PRETRAIN}
+    tiny = narrow.get(bundle, TINY)
     return {**tiny, **{key.replace("__", "::"): value for key, value in overrides.items()}}
 
 

@@ -40,7 +40,7 @@ def config_paths(root: Path) -> list[Path]:
 
 
 def check_parse(root: Path) -> str:
-    """Every config is read by MONAI's parser and holds an object; both entry points are there."""
+    """Every config is read by MONAI's parser and holds an object; the entry points are there."""
     wrong, paths = [], config_paths(root)
     for path in paths:
         try:
@@ -48,7 +48,8 @@ def check_parse(root: Path) -> str:
         except UserError as error:
             wrong.append(str(error))
     names = {path.relative_to(root / "configs").as_posix() for path in paths}
-    wrong += [f"configs/{base[0]} is missing" for base in BASES if base[0] not in names][:1]
+    needed = {"inference.json", *(stack[0] for stack in expected_values(root.name))}
+    wrong += [f"configs/{name} is missing" for name in sorted(needed - names)]
     if wrong:
         raise UserError("; ".join(wrong))
     return f"{len(paths)} configs"

@@ -9,11 +9,15 @@ from typing import Any
 from ctfm.contract import (
     ENCODER,
     HEAD_CT_TRIAGE,
+    LESION_RETRIEVAL,
     PRETRAINING,
     SCAN_EMBEDDING,
     SEGRESNET,
+    SEMANTIC_SEARCH,
+    STABILITY,
     TUMORS,
     WHOLE_BODY,
+    Embedding,
     Task,
     TumorSegmentation,
     WholeBody,
@@ -158,7 +162,7 @@ def _pretraining() -> dict[Stack, Values]:
             "Views::views": task.views,
             "Views::scale": task.resized_crop_scale,
         },
-        ("inference.json",): _embedding(),
+        ("inference.json",): _embedding(SCAN_EMBEDDING),
     }
 
 
@@ -201,19 +205,29 @@ def _contrastive_training() -> Values:
     }
 
 
-def _embedding() -> Values:
-    task = SCAN_EMBEDDING
+def _feature_extractor() -> dict[Stack, Values]:
+    uses = {"semantic_search": SEMANTIC_SEARCH, "mir": LESION_RETRIEVAL, "stability": STABILITY}
+    return {
+        ("inference.json",): _embedding(SCAN_EMBEDDING),
+        **{("inference.json", f"{name}.yaml"): _embedding(task) for name, task in uses.items()},
+    }
+
+
+def _embedding(task: Embedding) -> Values:
+    """Where a use fixes no overlap, or compares patches alone, that of the default stays."""
     encoder = {f"PooledEncoder::{name}": value for name, value in ENCODER.arguments.items()}
+    pooling = SCAN_EMBEDDING.pooling if task.pooling == "none" else task.pooling
+    overlap = SCAN_EMBEDDING.overlap if task.overlap is None else task.overlap
     return {
         **_input(task),
         **encoder,
-        "overlap": task.overlap,
-        "pooling": task.pooling,
+        "overlap": overlap,
+        "pooling": pooling,
         "CropForegroundd::margin": 0,
         "SpatialPadd::spatial_size": task.patch,
         "SpatialPadd::value": task.hu_window[0],
         "WindowEmbedder::patch": task.patch,
-        "WindowEmbedder::overlap": task.overlap,
+        "WindowEmbedder::overlap": overlap,
     }
 
 
@@ -262,4 +276,5 @@ TASKS: dict[str, Callable[[], dict[Stack, Values]]] = {
     "tumor_segmentation": partial(_tumors, "lung", [n for n in TUMORS if n != "lung"]),
     "pretrain": _pretraining,
     "head_ct_triage": _triage,
+    "feature_extractor": _feature_extractor,
 }

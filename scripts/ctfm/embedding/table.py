@@ -32,7 +32,7 @@ DESCRIPTION = "_made_with.json"
 
 
 class EmbeddingTable:
-    """Handler: write the rows of each scan as soon as it is done.
+    """Write the rows of each scan as soon as it is done: a handler, or by `write`.
 
     `pandas.read_parquet("OUTPUT_DIR/embeddings.parquet")` reads all of them. A row is a patch, or
     a whole scan: ``scan`` (name, below the folder that all scans share), ``kind`` ("patch" or
@@ -90,17 +90,32 @@ class EmbeddingTable:
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
+    def write(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one scan's rows: what `ctfm.evaluators.ScanEvaluator` takes for `writing`.
+
+        Args:
+            data: the scan under `image_key`, "pred" (F, D', H', W'), and "name" if it has one.
+
+        Returns:
+            The same, with how many patches were "found", which reports note.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        name = result_name(data, self.image_key)
+        embeddings, centres = self._patches(data[self.image_key], data["pred"])
+        path = table_file(self.output_dir, name)
+        with atomic_path(path) as temporary:
+            table = self._table(name, embeddings, centres)
+            self.parquet.write_table(table, temporary, compression="zstd")
+        logger.info("%s: %d patches -> %s", name, len(embeddings), path)
+        return {**data, "found": {"patches": len(embeddings)}}
+
     def _add(self, engine: Any) -> None:
         if not engine.state.output:  # the scan failed
             return
         for row, output in zip(engine.state.batch, engine.state.output, strict=True):
-            name = result_name(row, self.image_key)
-            embeddings, centres = self._patches(row[self.image_key], output["pred"])
-            path = table_file(self.output_dir, name)
-            with atomic_path(path) as temporary:
-                table = self._table(name, embeddings, centres)
-                self.parquet.write_table(table, temporary, compression="zstd")
-            logger.info("%s: %d patches -> %s", name, len(embeddings), path)
+            self.write({**row, "pred": output["pred"]})
 
     def _patches(self, image: Any, embedded: Any) -> tuple[Array, Array]:
         """Embeddings (N, F) and centres in mm (N, 3) of the windows that were not left out."""
@@ -110,7 +125,7 @@ class EmbeddingTable:
             raise RuntimeError(f"{tuple(embedded.shape)} embeddings for {grid.counts} windows")
         rows = embedded.flatten(1).T.cpu().numpy()
         kept = np.isfinite(rows[:, 0])
-        return rows[kept], grid.centres(image.affine.numpy())[kept]
+        return rows[kept], grid.centres(image.affine.cpu().numpy())[kept]
 
     def _table(self, name: str, embeddings: Array, centres: Array) -> Any:
         """Arrow table: the scan's row, then its patches'."""
