@@ -359,6 +359,16 @@ class TestLinear:
         assert pred.shape == (1, 33, 9, 29)
         assert len(pred.applied_operations) == 1
 
+    def test_aligned_corners(self) -> None:
+        """Rounding decides whether a voxel beside the crop counts nothing, or next to nothing."""
+        net = network(9)
+        for spacing in ((1.0, 0.5, 0.8), (2.0, 0.6, 5.0), (0.6, 3.0, 2.0)):
+            spaced = Spacingd("image", pixdim=(0.75, 1.5, 3.0), mode="bilinear", align_corners=True)
+            transform = Compose([spaced, preprocessing(0).transforms[2]])
+            data = transform({"image": scan((21, 31, 17), "SPL", spacing)})
+            found = self.run(data, net)[1].as_tensor()
+            assert torch.equal(found[0], self.expected(data, transform, net).argmax(0))
+
     def test_axes_may_be_turned_after_resampling(self) -> None:
         image, net = scan(*SCANS["mirrored"]), network(7)
         transform = Compose(

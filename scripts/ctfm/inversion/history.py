@@ -102,16 +102,20 @@ class _Turned(Step):
 
 @dataclass(frozen=True)
 class _Resampled(Step):
-    """Along each axis, the voxels from before lie at `positions` of the new grid."""
+    """Along each axis, where the voxels from before lie on the new grid, by MONAI's rounding.
 
-    positions: tuple[Numbers, ...]
+    Its `Invertd` leaves corners unaligned for the nearest voxel, whatever the transform says.
+    """
+
+    nearest: tuple[Numbers, ...]
+    linear: tuple[Numbers, ...]
 
     def back(self, axes: Sequence[Taps], linear: bool = False) -> list[Taps]:
-        pairs = list(zip(axes, self.positions, strict=True))
         if linear:
-            return [taps.between(places) for taps, places in pairs]
+            return [taps.between(p) for taps, p in zip(axes, self.linear, strict=True)]
         # halves to the even one, as torch's grid_sample does
-        return [taps.at(np.rint(places).astype(np.int64)) for taps, places in pairs]
+        found = [np.rint(p).astype(np.int64) for p in self.nearest]
+        return [taps.at(index) for taps, index in zip(axes, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -259,7 +263,11 @@ def _resampled(info: Mapping[str, Any], before: Grid, grid: Grid) -> Step:
             "cannot be found axis by axis: take nearest, and give InvertLabelsd the transform"
         )
     dtype = getattr(torch, str(info["dtype"]).removeprefix("torch."))
-    return _Resampled(before, _positions(xform, grid.shape, before.shape, dtype))
+    found = {
+        aligned: _positions(xform, grid.shape, before.shape, dtype, aligned)
+        for aligned in {False, info.get("align_corners") is True}
+    }
+    return _Resampled(before, found[False], found[max(found)])
 
 
 def _positions(
@@ -267,18 +275,22 @@ def _positions(
     source: tuple[int, ...],
     target: tuple[int, ...],
     dtype: torch.dtype,
+    align_corners: bool,
 ) -> tuple[Numbers, ...]:
     """Where the voxels of `target` lie in `source`, each axis in the middle of the others.
 
     By the functions and in the order that MONAI's `AffineTransform` computes in, since rounding
     decides which voxel is the nearest one half-way between two.
     """
-    theta = to_norm_affine(torch.from_numpy(xform)[None].to(dtype), source, target)[:, :-1]
+    matrix = torch.from_numpy(xform)[None].to(dtype)
+    theta = to_norm_affine(matrix, source, target, align_corners)[:, :-1]
     rank, found = len(source), []
     theta = torch.cat([theta[:, :, :rank].flip(1, 2), theta[:, :, rank:].flip(1)], 2)
     for axis, (length, count) in enumerate(zip(source, target, strict=True)):
-        size = [1, 1, *(count if n == axis else 1 for n in range(rank))]
-        grid = functional.affine_grid(theta, size, align_corners=False)
-        places = ((grid[..., rank - 1 - axis].flatten() + 1) * length - 1) / 2
+        size = [1, 1, *(count if n == axis else 3 for n in range(rank))]
+        grid = functional.affine_grid(theta, size, align_corners=align_corners)
+        middle = tuple(slice(None) if n == axis else 1 for n in range(rank))
+        places = grid[(0, *middle, rank - 1 - axis)] + 1
+        places = places / 2 * (length - 1) if align_corners else (places * length - 1) / 2
         found.append(places.clamp(0, length - 1).double().numpy())
     return tuple(found)
