@@ -35,8 +35,9 @@ class LabelMapInferer(Inferer):
 
     MONAI keeps the logits of all classes for the whole volume. Here the windows' sums are kept for
     as many slices as a window has. Slices that no later window touches become labels at once. If
-    the network ends in a 1x1x1 convolution, as SegResNetDS does, it is applied then, to the blended
-    features. In float32 the labels are MONAI's, except for ties.
+    the network ends in a 1x1x1 convolution to more channels than it takes, as SegResNetDS for a
+    whole body does, it is applied then, to the blended features. In float32 the labels are
+    MONAI's, except for ties.
 
     The network is first run on a small part of the volume, to see how it ends and what memory it
     needs. It should be in evaluation mode, and no other thread may use it meanwhile.
@@ -54,7 +55,8 @@ class LabelMapInferer(Inferer):
         progress: show a bar with voxels/s and the time that is left, on a terminal.
         amp: as `AutocastInferer`: float16 on CUDA, bfloat16 on CPUs that have it.
         accumulate: type of the sums, "float32", or "autocast" for the network's, half the memory.
-        split_head: apply a last 1x1x1 convolution to the sums; False: sum logits.
+        split_head: apply a last 1x1x1 convolution to the sums where it gives more channels than it
+            takes; False: sum logits.
         class_subset: class ids that are wanted, others become background; None: all.
         compare_with: what wanted classes compete with: "all" others, which gives the labels that
             there are without a subset; or one another and background ("subset"), for which only

@@ -26,7 +26,8 @@ class Probe:
     """What a network is like.
 
     Attributes:
-        head: its last 1x1x1 convolution; None: it has none, or it is not to be split off.
+        head: its last 1x1x1 convolution; None: it has none, it is not to be split off, or it gives
+            fewer channels than it takes.
         channels: what is blended, channels of the head's input, or classes.
         classes: K.
         bytes_per_voxel: peak of the activations, for each voxel of the windows that are run; the
@@ -63,7 +64,9 @@ def probe_network(
 
 def _probed(apply: Callable[[Tensor], Any], patches: Tensor, split_head: bool) -> Probe:
     head, output = find_head(apply, patches)
-    head, classes = (head if split_head else None), output.shape[1]
+    classes = output.shape[1]
+    if not split_head or (head is not None and head.in_channels >= classes):
+        head = None  # its output is the smaller one to move
     del output
     with without_head(head), LiveBytes() as live:
         apply(patches)
