@@ -28,7 +28,7 @@ class LinearLabeller(Labeller):
 
     As the largest of the probabilities that `Invertd(nearest_interp=False)` makes. Blending
     distributions that have the same largest class gives one that has it as well, so that only the
-    voxels between different classes are interpolated, a few of a hundred.
+    voxels between different classes are interpolated.
 
     Args:
         choice: of classes; probabilities are over those that compete.

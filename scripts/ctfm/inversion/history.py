@@ -290,7 +290,7 @@ def _positions(
         size = [1, 1, *(count if n == axis else 3 for n in range(rank))]
         grid = functional.affine_grid(theta, size, align_corners=align_corners)
         middle = tuple(slice(None) if n == axis else 1 for n in range(rank))
-        places = grid[(0, *middle, rank - 1 - axis)] + 1
+        places = grid[0][middle][:, rank - 1 - axis] + 1
         places = places / 2 * (length - 1) if align_corners else (places * length - 1) / 2
         found.append(places.clamp(0, length - 1).double().numpy())
     return tuple(found)
