@@ -42,8 +42,8 @@ class Commands:
             inputs: files, patterns in quotes, folders.
             out: folder for label maps, names, pictures and report.json; -o is the same.
             options: classes (names, with commas), low_res, statistics, dicom_seg, confidence,
-                inversion, preview, bundle, checkpoint, overwrite, input_check, device, and every
-                other key of the bundle's configs/inference.json.
+                inversion, embed, preview, bundle, checkpoint, overwrite, input_check, device, and
+                every other key of the bundle's configs/inference.json.
         """
         if options.keys() & {"help", "h"}:  # fire takes them for options of a command with many
             fire.Fire(Commands, command=["segment", "--", "--help"])

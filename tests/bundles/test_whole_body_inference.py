@@ -9,12 +9,14 @@ from typing import Any
 import itk
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from monai.networks.nets import SegResNetDS
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from ctfm.batchnorm import measure_statistics
+from ctfm.errors import UserError
 from dicom_support import write_ct
 from support import make_ct, run_apart, run_here, save
 
@@ -139,6 +141,23 @@ def test_some_classes_alone_with_their_confidence(
     report = json.loads((tmp_path / "chosen" / "report.json").read_text())
     assert report["settings"]["classes"] == [name]
     assert [*report["scans"]["ct"]["found"]] == [str(chosen)]
+
+
+def test_one_pass_gives_labels_and_embeddings(
+    inference: dict[str, Any], ct: Path, tmp_path: Path
+) -> None:
+    run_here("inference", **inference, input=str(ct), embed=True, preview=False)
+    table = pd.read_parquet(tmp_path / "out" / "embeddings.parquet")
+    assert table["kind"].tolist() == ["scan", "patch"]
+    assert table["embedding"][0].shape == (64,)
+    affine = nib.load(ct).affine
+    middle = affine[:3, :3] @ ((np.array(nib.load(ct).shape) - 1) / 2) + affine[:3, 3]
+    place = table.loc[1, ["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float)
+    assert np.linalg.norm(place - middle) < 100
+    with pytest.raises(RuntimeError) as caught:
+        run_here("inference", **{**inference, "overlap": 0.5}, input=str(ct), embed=True)
+    assert isinstance(caught.value.__cause__, UserError)
+    assert "was made with overlap 0.25, not 0.5" in str(caught.value.__cause__)
 
 
 def test_linear_inversion_smooths_outlines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ctfm.contract import HU_WINDOW
 from ctfm.errors import UserError
 from ctfm.hounsfield import AIR_HU
+from ctfm.inferers.features import EncoderFeatures
 from ctfm.inferers.labels import ClassChoice, Labeller, label_dtype
 from ctfm.inferers.linear import LinearLabeller
 from ctfm.inferers.planner import affordable, plan_memory
@@ -70,6 +72,9 @@ class LabelMapInferer(Inferer):
         air: largest value of air in the scaled inputs; the default is -500 HU scaled to 0..1 as
             CT-FM does.
         check_memory: refuse what the memory is not enough for.
+        embed: add ``meta["embeddings"]`` (B, N, F) and ``meta["centres_mm"]`` (B, N, 3): the last
+            level of the network's encoder, averaged over each of the N windows, and where they
+            lie. The inputs must be MetaTensors, the network a SegResNetDS or alike.
         inversion: "nearest": the labels lie on the inputs' grid, and `InvertLabelsd` looks up the
             nearest ones. "linear": they lie on the grid that the scan had before it was last
             resampled, and are the largest of the softmax probabilities that were interpolated to
@@ -101,12 +106,14 @@ class LabelMapInferer(Inferer):
         skip_air: bool = False,
         air: float = AIR,
         check_memory: bool = True,
+        embed: bool = False,
         inversion: str = "nearest",
     ) -> None:
         super().__init__()
         if inversion not in ("nearest", "linear"):
             raise UserError(f"inversion is {inversion}: give nearest or linear")
         self.inversion = inversion
+        self.embed = embed
         self.settings = SlabSettings(
             roi_size=roi_size, overlap=overlap, mode=mode, sigma_scale=sigma_scale,
             padding_mode=padding_mode, cval=cval, sw_device=sw_device, device=device, amp=amp,
@@ -144,6 +151,8 @@ class LabelMapInferer(Inferer):
         """
         if inputs.ndim != 5:
             raise UserError(f"inputs are {tuple(inputs.shape)}: expected (B, C, D, H, W)")
+        if self.embed and not isinstance(inputs, MetaTensor):
+            raise UserError("embed needs a MetaTensor, which knows where its windows lie")
         applied = partial(_called, network, args, kwargs) if args or kwargs else network
         targets = targets_of(inputs) if self.inversion == "linear" else []
         shape = targets[0].shape if targets else tuple(inputs.shape[2:])
@@ -152,19 +161,36 @@ class LabelMapInferer(Inferer):
         labels = torch.zeros(
             (len(inputs), 1, *shape), dtype=label_dtype(probe.classes), device=device
         )
-        sure = []
+        notes = []
         for number, found in enumerate(labels):
             labeller = Labeller(self.choice, self.confidence)
             if targets:
                 labeller = LinearLabeller(self.choice, self.confidence, targets[number].axes)
-            for slab in self._slabs(inputs[number], applied, settings, probe):
-                labeller.label(slab, found[0])
-            sure.append(labeller.confidence(probe.classes))
+            with self._features(network) as features:
+                for slab in self._slabs(inputs[number], applied, settings, probe, features):
+                    labeller.label(slab, found[0])
+            notes.append(self._noted(inputs[number], labeller, features, probe.classes))
         result = on_targets(labels, inputs, targets) if targets else _with_meta(labels, inputs)
-        if self.confidence:
+        if notes[0]:
             result = result if isinstance(result, MetaTensor) else MetaTensor(result)
-            result.meta["confidence"] = torch.stack(sure)
+            result.meta.update({key: torch.stack([n[key] for n in notes]) for key in notes[0]})
         return result
+
+    def _features(self, network: Any) -> AbstractContextManager[EncoderFeatures | None]:
+        return EncoderFeatures(network) if self.embed else nullcontext()
+
+    def _noted(
+        self, volume: Tensor, labeller: Labeller, features: EncoderFeatures | None, classes: int
+    ) -> dict[str, Tensor]:
+        """What the result's metadata say beside the labels."""
+        notes = {"confidence": labeller.confidence(classes)} if self.confidence else {}
+        if features is not None:
+            layout = WindowLayout.over(
+                volume.shape[1:], self.settings.roi_size, self.settings.overlap
+            )
+            notes["embeddings"] = features.embeddings()
+            notes["centres_mm"] = features.centres(layout.roi, volume.affine)  # type: ignore[attr-defined]
+        return notes
 
     def slabs(self, volume: Tensor, network: Callable[..., Any]) -> Iterator[Slab]:
         """What the labels are made of, for consumers that want logits.
@@ -183,11 +209,17 @@ class LabelMapInferer(Inferer):
         yield from self._slabs(volume, network, settings, probe)
 
     def _slabs(
-        self, volume: Tensor, network: Callable[..., Any], settings: SlabSettings, probe: Probe
+        self,
+        volume: Tensor,
+        network: Callable[..., Any],
+        settings: SlabSettings,
+        probe: Probe,
+        features: EncoderFeatures | None = None,
     ) -> Iterator[Slab]:
+        ran = None if features is None else features.ran
         hidden = None if self.progress else True  # None: unless on a terminal
         with tqdm(total=volume[0].numel(), unit="voxel", unit_scale=True, disable=hidden) as bar:
-            yield from finished_slabs(volume, network, settings, probe, bar.update)
+            yield from finished_slabs(volume, network, settings, probe, bar.update, ran)
 
     def _planned(
         self,

@@ -140,6 +140,7 @@ def finished_slabs(
     settings: SlabSettings,
     probe: Probe | None = None,
     advance: Callable[[int], None] | None = None,
+    ran: Callable[[Sequence[Window]], None] | None = None,
 ) -> Iterator[Slab]:
     """Run a network over a volume, and yield each slab as soon as it is finished.
 
@@ -151,6 +152,7 @@ def finished_slabs(
         settings: see there.
         probe: what is known of the network; None: it is found out on a small part of the volume.
         advance: told how many voxels more are done, after each run of the network.
+        ran: told which windows were run.
 
     Yields:
         Slabs in the order of their slices; together they are the whole volume. A slab's arrays
@@ -172,7 +174,7 @@ def finished_slabs(
     importance = layout.importance(settings.mode, settings.sigma_scale, device).to(dtype)
     done = 0
     for window, features in _outputs(
-        volume, layout, settings, partial(_run, apply, probe), advance
+        volume, layout, settings, partial(_run, apply, probe), advance, ran
     ):
         yield from _finish(ring, done, window.inside[0].start, head)
         done = max(done, window.inside[0].start)
@@ -194,6 +196,7 @@ def _outputs(
     settings: SlabSettings,
     run: Callable[[Tensor], Tensor],
     advance: Callable[[int], None] | None,
+    ran: Callable[[Sequence[Window]], None] | None,
 ) -> Iterator[tuple[Window, Tensor]]:
     """Each window that is run, with its features (C, *roi)."""
     total, told, passed = volume[0].numel(), 0, 0
@@ -208,6 +211,8 @@ def _outputs(
     while batch := list(islice(waiting, settings.sw_batch_size)):
         outputs = run(torch.stack([patch for _, _, patch in batch]))
         passed = batch[-1][0]
+        if ran is not None:
+            ran([window for _, window, _ in batch])
         if advance is not None:
             advance(total * passed // len(layout.windows) - told)
             told = total * passed // len(layout.windows)
