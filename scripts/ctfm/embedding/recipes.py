@@ -10,7 +10,6 @@ import numpy as np
 
 from ctfm.contract import (
     AXCODES,
-    ENCODER,
     HU_WINDOW,
     LESION_RETRIEVAL,
     SCAN_EMBEDDING,
@@ -88,7 +87,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
 
 
 def check_windows(recipe: Mapping[str, Any]) -> None:
-    """Can windows be cut by this recipe, and can the encoder take them?
+    """Can windows be cut by this recipe?
 
     Raises:
         UserError: patch, spacing or overlap make no sense.
@@ -97,8 +96,7 @@ def check_windows(recipe: Mapping[str, Any]) -> None:
     if not isinstance(patch, list) or not isinstance(recipe["overlap"], int | float):
         raise UserError(f"patch is {patch}, overlap {recipe['overlap']}: give 64,64,64 and 0.625")
     WindowGrid(tuple(patch), tuple(patch), recipe["overlap"])  # which looks at both
-    if any(side % ENCODER.divisor for side in patch):
-        raise UserError(f"patch is {patch}: give sides that {ENCODER.divisor} divides")
+    # the encoder takes any side: that of 3D-MIR, 24, cannot be halved four times either
     sizes = spacing if isinstance(spacing, list) else []
     if len(sizes) != 3 or not all(isinstance(mm, int | float) and 0 < mm < 50 for mm in sizes):
         raise UserError(f"spacing is {spacing}: give three sizes in mm, as 1,1,1")

@@ -136,7 +136,7 @@ def test_a_scan_that_is_none_is_named(embedder: Embedder, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch": [30, 32, 32]}, "sides that 16 divides"),
+        ({"patch": [30, 32]}, "give three sizes in voxels"),
         ({"patch": 64}, "patch is 64"),
         ({"spacing": [1.0, 1.0]}, "spacing is"),
         ({"overlap": 1.0}, "overlap is"),
@@ -163,3 +163,10 @@ def test_uses_have_names() -> None:
 def test_amp_is_the_recipes_unless_it_is_said(checkpoint: str) -> None:
     assert Embedder.load(checkpoint, make_recipe()).recipe["amp"] is True
     assert Embedder.load(checkpoint, make_recipe(), amp=False).recipe["amp"] is False
+
+
+def test_the_recipe_of_3d_mir_whose_side_cannot_be_halved_four_times(checkpoint: str) -> None:
+    embedder = Embedder.load(checkpoint, make_recipe("mir"), device="cpu")
+    image = MetaTensor(torch.rand(1, 24, 128, 128), affine=torch.eye(4))
+    embeddings, _ = embedder.windows(image)
+    assert embeddings.shape == (1, 64)
