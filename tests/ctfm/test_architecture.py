@@ -184,7 +184,7 @@ class TestArrows:
         assert own(module) <= FOUNDATION | {
             "ctfm.batchnorm", "ctfm.checkpointing", "ctfm.class_scores", "ctfm.evaluators",
             "ctfm.handlers", "ctfm.inferers", "ctfm.metrics", "ctfm.networks", "ctfm.scans",
-            "ctfm.segmentation", "ctfm.transforms",
+            "ctfm.saving", "ctfm.transforms",
             *of("ctfm.auto3dseg", "ctfm.dali", "ctfm.loading", "ctfm.store", "ctfm.weights"),
         }  # fmt: skip
 
@@ -194,7 +194,7 @@ class TestArrows:
 
     @pytest.mark.parametrize("module", of("ctfm.networks", "ctfm.inferers", "ctfm.transforms"))
     def test_building_blocks_know_no_training(self, module: str) -> None:
-        higher = {"ctfm.handlers", "ctfm.checkpointing", "ctfm.metrics", "ctfm.segmentation"}
+        higher = {"ctfm.handlers", "ctfm.checkpointing", "ctfm.metrics", "ctfm.saving"}
         assert not own(module) & higher
 
     @pytest.mark.parametrize("module", sorted(MODULES.keys() - TOP))

@@ -1,4 +1,4 @@
-"""Label maps as files, scores as tables, and scans that fail alone."""
+"""Scores as tables, and scans that fail alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ignite.engine import Engine
 from monai.data import DataLoader, MetaTensor
 from monai.transforms import AsDiscreted, Compose, Invertd, Orientationd, Spacingd
 
-from ctfm import segmentation
+from ctfm import saving
 from ctfm.classes import TOTALSEGMENTATOR_V2
 from ctfm.errors import UserError
 from ctfm.evaluators import ScanEvaluator
 from ctfm.metrics import segmentation_scores, summarise
+from ctfm.saving import SaveSegmentationd
 from ctfm.scans import Failure, ScanDataset, collate_scans, find_scans
-from ctfm.segmentation import SaveSegmentationd, SegmentationReport
+from ctfm.segmentation import SegmentationReport
 from ctfm.transforms import LoadScand
 from support import make_ct, save
 
@@ -47,92 +48,6 @@ def row(scan: Path, label: np.ndarray | None = None, **others: Any) -> dict[str,
 
 def names(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-class TestSaveSegmentationd:
-    def test_label_map_lies_on_the_grid_of_the_scan(self, scan: Path, tmp_path: Path) -> None:
-        out = tmp_path / "out"
-        data = row(scan)
-        passed = SaveSegmentationd("pred", str(out), preview=False)(data)
-        assert passed.keys() == {*data.keys(), "found"}
-        assert passed["pred"] is data["pred"]
-        written, source = nib.load(out / "ct_seg.nii.gz"), nib.load(scan)
-        assert written.get_data_dtype() == np.uint8
-        np.testing.assert_array_equal(np.asarray(written.dataobj), make_ct(side=SIDE)[1])
-        np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
-        assert (written.header["sform_code"], written.header["qform_code"]) == (1, 1)
-        assert written.header.get_xyzt_units()[0] == "mm"
-
-    def test_names_say_what_was_found_and_how_much(self, scan: Path, tmp_path: Path) -> None:
-        label = np.zeros((SIDE,) * 3, np.uint8)
-        label[:2, :3, :5], label[10, 10, 10] = 5, 200
-        SaveSegmentationd("pred", str(tmp_path), preview=False)(row(scan, label))
-        document = json.loads((tmp_path / "ct_seg.json").read_text())
-        voxel_ml = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
-        liver = {"name": "liver", "voxels": 30, "volume_ml": round(30 * voxel_ml, 3)}
-        other = {"name": "class 200", "voxels": 1, "volume_ml": round(voxel_ml, 3)}
-        assert document["source"] == "ct.nii.gz"
-        assert document["found"] == {"5": liver, "200": other}
-        assert document["labels"] == {str(i): name for i, name in TOTALSEGMENTATOR_V2.items()}
-
-    def test_names_can_be_others(self, scan: Path, tmp_path: Path) -> None:
-        SaveSegmentationd("pred", str(tmp_path), {5: "tumour"}, preview=False)(row(scan))
-        document = json.loads((tmp_path / "ct_seg.json").read_text())
-        assert document["labels"] == {"5": "tumour"}
-        assert [c["name"] for c in document["found"].values()] == ["class 1", "class 3", "tumour"]
-
-    def test_results_keep_the_name_that_the_row_has(self, scan: Path, tmp_path: Path) -> None:
-        SaveSegmentationd("pred", str(tmp_path / "out"))(row(scan, name="s1/ct"))
-        expected = ["s1/ct_preview.png", "s1/ct_seg.json", "s1/ct_seg.nii.gz"]
-        assert names(tmp_path / "out") == expected
-
-    @pytest.mark.parametrize("change", ["shape", "affine"])
-    def test_another_grid_is_a_defect_and_nothing_is_written(
-        self, change: str, scan: Path, tmp_path: Path
-    ) -> None:
-        data = row(scan)
-        if change == "shape":
-            data["pred"] = data["pred"][:, 1:]
-        else:
-            data["pred"].affine = data["pred"].affine + torch.eye(4) * 0.01
-        with pytest.raises(RuntimeError, match=r"ct\.nii\.gz: the label map came back as .*\(20, "):
-            SaveSegmentationd("pred", str(tmp_path / "out"))(data)
-        assert not (tmp_path / "out").exists()
-
-    def test_full_disk_leaves_nothing_half_written(
-        self, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(_image: Any, path: Path) -> None:
-            path.write_bytes(b"half of it")
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        out = tmp_path / "out"
-        SaveSegmentationd("pred", str(out), preview=False)(row(scan))
-        before = (out / "ct_seg.nii.gz").read_bytes()
-        monkeypatch.setattr(nib, "save", full)
-        with pytest.raises(UserError, match=r"cannot write .*ct_seg\.nii\.gz: No space left"):
-            SaveSegmentationd("pred", str(out), preview=False)(row(scan))
-        assert names(out) == ["ct_seg.json", "ct_seg.nii.gz"]
-        assert (out / "ct_seg.nii.gz").read_bytes() == before
-
-    @pytest.mark.parametrize("last", ["preview", "write_text"])
-    def test_scan_is_done_only_when_all_its_files_are_there(
-        self, last: str, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """`find_scans` leaves out scans that have a label map when a stopped run goes on."""
-
-        def stop(*_args: Any, **_kwargs: Any) -> None:
-            raise KeyboardInterrupt
-
-        out = str(tmp_path / "out")
-        where: Any = segmentation if last == "preview" else Path
-        with monkeypatch.context() as patch:
-            patch.setattr(where, last, stop)
-            with pytest.raises(KeyboardInterrupt):
-                SaveSegmentationd("pred", out)(row(scan))
-        assert len(find_scans(str(scan.parent), output_dir=out, overwrite=False)) == 1
-        SaveSegmentationd("pred", out)(row(scan))
-        assert find_scans(str(scan.parent), output_dir=out, overwrite=False) == []
 
 
 class Threshold(torch.nn.Module):
@@ -237,7 +152,7 @@ class TestScanEvaluator:
         def full(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(nib, "save", full)
+        monkeypatch.setattr(saving, "save_labels", full)
         run = evaluator(three, tmp_path / "out")
         with pytest.raises(UserError, match="3 of 3 scans failed, as listed above; 0 are done"):
             run.run()

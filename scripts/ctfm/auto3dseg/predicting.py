@@ -19,8 +19,8 @@ from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.transforms import OnOwnGridd
 from ctfm.errors import UserError
 from ctfm.evaluators import ScanEvaluator
+from ctfm.saving import SaveSegmentationd
 from ctfm.scans import ScanDataset, collate_scans, find_scans, result_name
-from ctfm.segmentation import SaveSegmentationd
 from ctfm.transforms import MapClassesd
 
 __all__ = ["SaveClassesd", "infer", "trained_folds"]
