@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,7 @@ def label_statistics(
     """
     if label.shape != image.shape:
         raise ValueError(f"label map of {label.shape} voxels, image of {image.shape}")
-    counts, sums, squares = np.zeros(IDS, np.int64), np.zeros(IDS), np.zeros(IDS)
-    places = np.zeros((3, IDS))
-    for ids, hu, voxels in _slices(label, image):
-        counts += np.bincount(ids, minlength=IDS)
-        sums += np.bincount(ids, hu, IDS)
-        squares += np.bincount(ids, hu * hu, IDS)
-        for axis in range(3):
-            places[axis] += np.bincount(ids, np.broadcast_to(voxels[axis], ids.shape), IDS)
+    counts, places, sums, squares = _sums(label, image)
     at_border = _at_border(label)
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     found = []
@@ -112,18 +105,32 @@ def label_statistics(
     return found
 
 
-def _slices(label: Array, image: Array) -> Iterator[tuple[Array, Array, list[Any]]]:
-    """Ids, HU and voxel indices of what is no background, slice by slice as they lie in memory."""
-    order = tuple(int(axis) for axis in np.argsort(label.strides)[::-1])
+def _sums(label: Array, image: Array) -> tuple[Array, Array, Array, Array]:
+    """Of each id: voxels (IDS,), sums of their indices (3, IDS), of their HU and its squares."""
+    counts, sums, squares = np.zeros(IDS, np.int64), np.zeros(IDS), np.zeros(IDS)
+    places = np.zeros((3, IDS))
+    order = [int(axis) for axis in np.argsort(label.strides)[::-1]]  # as it lies in memory
     labels, images = label.transpose(order), image.transpose(order)
-    for number, (ids, hu) in enumerate(zip(labels, images, strict=True)):
-        rows, columns = np.nonzero(ids)
-        if len(rows) == 0:
-            continue
-        voxels: list[Any] = [None] * 3
-        for axis, index in zip(order, (number, rows, columns), strict=True):
-            voxels[axis] = index
-        yield ids[rows, columns], hu[rows, columns].astype(np.float64), voxels
+    _, height, width = labels.shape
+    row, column = (np.arange(n, dtype=np.intp) for n in (height, width))
+    rows, columns = np.repeat(row * IDS, width), np.tile(column * IDS, height)
+    for number in range(len(labels)):
+        ids, hu = labels[number].ravel(), images[number].ravel()
+        inside = np.flatnonzero(ids)
+        # taking what is inside costs more than counting background where there is little of it
+        kept = inside if 2 * len(inside) < len(ids) else slice(None)
+        ids, hu = ids[kept].astype(np.intp), hu[kept].astype(np.float64)
+        in_rows = np.bincount(ids + rows[kept], minlength=height * IDS).reshape(height, IDS)
+        in_columns = np.bincount(ids + columns[kept], minlength=width * IDS).reshape(width, IDS)
+        there = in_rows.sum(axis=0)
+        counts += there
+        moments = (number * there, row @ in_rows, column @ in_columns)
+        for axis, moment in zip(order, moments, strict=True):
+            places[axis] += moment
+        sums += np.bincount(ids, hu, IDS)
+        squares += np.bincount(ids, hu * hu, IDS)
+    counts[0] = 0
+    return counts, places, sums, squares
 
 
 def _at_border(label: Array) -> Array:
@@ -131,7 +138,8 @@ def _at_border(label: Array) -> Array:
     there = np.zeros(IDS, bool)
     for axis in range(3):
         for end in (0, -1):
-            there[np.unique(label.take(end, axis))] = True
+            face = np.moveaxis(label, axis, 0)[end]  # a view: take() gathers, twenty times slower
+            there[np.unique(face)] = True
     return there
 
 
