@@ -16,6 +16,7 @@ from ctfm.commands import (
     Store,
     Weights,
     call,
+    locate,
     segment,
 )
 from ctfm.errors import explain_in_one_line
@@ -61,6 +62,19 @@ class Commands:
         from ctfm import probing
 
         print(call(probing.probe, checkpoints, str(data), **options))
+
+    def locate(self, *scans: Any, **options: Any) -> None:
+        """Find a place of one scan in another: ctfm locate QUERY --point x,y,z TARGET.
+
+        Args:
+            scans: the scan that shows the place (a point in mm, RAS+, or a voxel), and the other.
+            options: checkpoint, out, point, voxel, organ, labels_query, labels_target,
+                work, exhaustive, spacing, patch, overlap, sw_batch_size, device, amp, input_check,
+                progress.
+        """
+        if options.keys() & {"help", "h"}:  # fire takes them for options of a command with many
+            fire.Fire(Commands, command=["locate", "--", "--help"])
+        print(locate(scans, options))
 
     def compare(self, run_a: str, run_b: str, **options: Any) -> None:
         """Is one of two runs on the same cases better, and by how much?

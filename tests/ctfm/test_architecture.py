@@ -30,9 +30,8 @@ HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 TOP = {
     "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.auto3dseg",
     "ctfm.commands.calling", "ctfm.commands.data", "ctfm.commands.evaluation",
-    "ctfm.commands.segmentation", "ctfm.commands.weights", "ctfm.config_checks",
-    "ctfm.config_contract", "ctfm.release",
-    "ctfm.task_overlays",
+    "ctfm.commands.locating", "ctfm.commands.segmentation", "ctfm.commands.weights",
+    "ctfm.config_checks", "ctfm.config_contract", "ctfm.release", "ctfm.task_overlays",
 }  # fmt: skip
 
 
@@ -160,6 +159,14 @@ class TestArrows:
             "ctfm.datalists", "ctfm.datalists.reading", "ctfm.inferers", "ctfm.networks",
             "ctfm.scan_checks", "ctfm.transforms",
             *of("ctfm.embedding", "ctfm.probing", "ctfm.weights"),
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("module", of("ctfm.locating"))
+    def test_locating_rests_on_embeddings(self, module: str) -> None:
+        """And on what reads, checks and draws scans."""
+        assert own(module) <= FOUNDATION | {
+            "ctfm.planes", "ctfm.scan_checks", "ctfm.transforms",
+            *of("ctfm.embedding", "ctfm.locating"),
         }  # fmt: skip
 
     @pytest.mark.parametrize("module", of("ctfm.comparison"))

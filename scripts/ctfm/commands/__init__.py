@@ -4,6 +4,7 @@ from ctfm.commands.auto3dseg import Auto3DSeg
 from ctfm.commands.calling import call
 from ctfm.commands.data import Datalist, Dicom, Phantom, Store
 from ctfm.commands.evaluation import Evaluate
+from ctfm.commands.locating import locate
 from ctfm.commands.segmentation import segment
 from ctfm.commands.weights import Weights
 
@@ -16,5 +17,6 @@ __all__ = [
     "Store",
     "Weights",
     "call",
+    "locate",
     "segment",
 ]

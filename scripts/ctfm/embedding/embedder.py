@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from torch import Tensor
 
 from ctfm.embedding.inferer import WindowEmbedder, embed_windows
@@ -64,7 +65,7 @@ class Embedder:
             self.patch, self.recipe["overlap"], sw_batch_size,
             skip_air=bool(self.recipe.get("skip_air", False)),
         )  # fmt: skip
-        self._batch_size = sw_batch_size
+        self.sw_batch_size = sw_batch_size
 
     @classmethod
     def load(
@@ -102,12 +103,27 @@ class Embedder:
         Raises:
             UserError: it cannot be read, is no CT (with "error"), or shows nothing above 0 HU.
         """
+        return self._seen({"image": path}, preprocessing(self.recipe, input_check))
+
+    def prepare(self, scan: MetaTensor) -> MetaTensor:
+        """What `read` returns, of a scan that was read and checked already.
+
+        Args:
+            scan: HU (1, X, Y, Z), axes as stored, as `ctfm.transforms.LoadScand` gives it.
+
+        Raises:
+            UserError: it shows nothing above 0 HU.
+        """
+        return self._seen({"image": scan}, preprocessing(self.recipe, None))
+
+    def _seen(self, row: dict[str, Any], steps: Compose) -> MetaTensor:
         try:
-            image: MetaTensor = preprocessing(self.recipe, input_check)({"image": path})["image"]
+            image: MetaTensor = steps(row)["image"]
         except RuntimeError as error:  # MONAI wraps what a transform raises
             if not isinstance(error.__cause__, UserError):
                 raise
-            text = str(error.__cause__)
+            scan, text = row["image"], str(error.__cause__)
+            path = scan if isinstance(scan, str) else str(scan.meta["filename_or_obj"])
             raise UserError(text if text.startswith(path) else f"{path}: {text}") from error
         return image
 
@@ -130,7 +146,7 @@ class Embedder:
             UserError: all windows show air, or an embedding is not finite.
         """
         self._windows.progress = progress
-        rows = self._windows(image[None], self._apply)[0].flatten(1).T.numpy()
+        rows = self._windows(image[None], self.apply)[0].flatten(1).T.numpy()
         kept = np.isfinite(rows[:, 0])
         return rows[kept], self.grid(image).centres(image.affine.numpy())[kept]
 
@@ -194,7 +210,7 @@ class Embedder:
             UserError: an embedding is not finite.
         """
         rows: Array = embed_windows(
-            image, starts, self.patch, self._apply, self._batch_size, progress
+            image, starts, self.patch, self.apply, self.sw_batch_size, progress
         ).numpy()
         return rows
 
@@ -204,7 +220,8 @@ class Embedder:
         pooled: Array = pool(np.asarray(embeddings, dtype=np.float64), axis=0).astype(np.float32)
         return pooled
 
-    def _apply(self, patches: Tensor) -> Tensor:
+    def apply(self, patches: Tensor) -> Tensor:
+        """Patches (n, 1, *patch), scaled, on any device, to embeddings (n, F) on the encoder's."""
         embeddings: Tensor = self._inferer(patches.to(self.device), self.network)
         return embeddings
 

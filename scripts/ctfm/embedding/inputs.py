@@ -23,7 +23,7 @@ __all__ = ["preprocessing", "soft_tissue"]
 
 
 def preprocessing(
-    recipe: Mapping[str, Any], input_check: str = "error", key: str = "image"
+    recipe: Mapping[str, Any], input_check: str | None = "error", key: str = "image"
 ) -> Compose:
     """From a path to what windows are cut from; configs spell out the same transforms.
 
@@ -32,13 +32,15 @@ def preprocessing(
 
     Args:
         recipe: "spacing" and "patch"; "axcodes" and "hu_window" where they are not CT-FM's.
-        input_check: what to do about values that are no CT's: "error", "warn" or "off".
+        input_check: what to do about values that are no CT's: "error", "warn" or "off"; None: the
+            item holds a scan that was read already, not a path.
         key: item with the path, then with the scan (1, D, H, W).
     """
     low, high = recipe.get("hu_window", HU_WINDOW)
+    reading = [] if input_check is None else [LoadScand(key, input_check)]
     return Compose(
         [
-            LoadScand(key, input_check),
+            *reading,
             Orientationd(key, recipe.get("axcodes", AXCODES), labels=None),
             Spacingd(key, recipe["spacing"], mode="bilinear"),
             CropForegroundd(key, key, select_fn=soft_tissue, allow_smaller=True),
