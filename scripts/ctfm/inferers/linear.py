@@ -16,6 +16,7 @@ from ctfm.inferers.labels import (
     Labeller,
     LogitChunks,
     label_dtype,
+    largest,
 )
 from ctfm.inferers.slabs import Slab
 from ctfm.inversion import Taps
@@ -80,7 +81,7 @@ class LinearLabeller(Labeller):
         ids = torch.tensor(rows, device=chunks.weights.device)
         for within in chunks.parts:
             logits = chunks.logits(within)
-            best = logits.argmax(1)
+            best = largest(logits)
             seen = chunks.weights[within] > 0
             planes.write(number, within, logits, best, seen)
             if self.confident:
@@ -134,7 +135,7 @@ class _Planes:
         size = CHUNK.get(labels.device.type, CHUNK_ELSEWHERE)
         for begin in range(0, len(row), size):
             y, x = row[begin : begin + size], column[begin : begin + size]
-            labels[y, x] = self.labels[self._blended(shares, y, x).argmax(1)]
+            labels[y, x] = self.labels[largest(self._blended(shares, y, x))]
         return labels
 
     def _blended(self, shares: dict[int, float], row: Tensor, column: Tensor) -> Tensor:

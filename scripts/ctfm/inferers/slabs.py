@@ -169,18 +169,23 @@ def finished_slabs(
         probe = probe_network(apply, volume, layout, settings.split_head)
     dtype = settings.sum_dtype(sw_device)
     depth, height, width = layout.shape
-    ring = SliceRing(min(layout.roi[0], depth), (height, width), probe.channels, dtype, device)
+    sums = partial(
+        SliceRing, min(layout.roi[0], depth), (height, width), probe.channels, dtype, device
+    )
+    ring: SliceRing | None = None
     head = None if probe.head is None else LinearHead.of(probe.head, device)
     importance = layout.importance(settings.mode, settings.sigma_scale, device).to(dtype)
     done = 0
     for window, features in _outputs(
         volume, layout, settings, partial(_run, apply, probe), advance, ran
     ):
+        if ring is None:
+            ring = sums(features.stride(0) == 1)
         yield from _finish(ring, done, window.inside[0].start, head)
         done = max(done, window.inside[0].start)
         ring.add(window, features, importance)
         del features  # memory of the next window
-    yield from _finish(ring, done, depth, head)
+    yield from _finish(ring or sums(), done, depth, head)
 
 
 def _finish(ring: SliceRing, start: int, stop: int, head: LinearHead | None) -> Iterator[Slab]:

@@ -194,3 +194,22 @@ def test_outputs_that_are_no_logits_are_refused() -> None:
         LabelMapInferer((16, 16, 16))(image, lambda patches: {"logits": patches})
     with pytest.raises(UserError, match="not finite"):
         LabelMapInferer((16, 16, 16), amp=False)(image, lambda patches: patches / 0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("build", [segresnet, headless])
+def test_features_may_lie_in_memory_either_way(build: Any, amp: bool, layout: Any) -> None:
+    network = build().to(memory_format=layout)
+
+    def laid_out(patches: Tensor) -> Tensor:
+        output = network(patches.contiguous(memory_format=layout))
+        return output if build is segresnet else output.contiguous(memory_format=layout)
+
+    image, options = volume(37, 29, 33), {"overlap": 0.5, "mode": "gaussian"}
+    found = LabelMapInferer((16, 16, 16), amp=amp, **options)(image, laid_out)
+    logits = monai_logits(image, network, (16, 16, 16), **options)
+    if amp:
+        assert (found[:, 0] == logits.argmax(1)).double().mean() >= 0.97
+    else:
+        assert_labels(found, logits)
