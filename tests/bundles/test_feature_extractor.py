@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, load
 
+from bare_python import bare_python
+from ctfm import release
 from ctfm.embedding import Embedder, make_recipe
 from ctfm.networks import PooledEncoder
 from dicom_support import write_ct
@@ -149,3 +152,29 @@ def test_monai_loads_the_network(encoder: PooledEncoder, tmp_path: Path) -> None
     )
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_its_zip_embeds_without_the_package(
+    inference: dict[str, Any], ct: Path, tmp_path: Path
+) -> None:
+    """From another folder, by a Python that has no `ctfm`."""
+    packed = release.pack(EXTRACTOR, tmp_path / "dist")
+    with zipfile.ZipFile(packed.path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    root = tmp_path / "unpacked" / EXTRACTOR.name
+    arguments = {
+        **{key: value for key, value in inference.items() if key != "bundle"},
+        **SMALL,
+        "config_file": [str(root / "configs" / name) for name in ("inference.json", "mir.yaml")],
+        "bundle_root": str(root),
+        "input": str(ct),
+        "network_def::init_filters": 4,
+        "network_def::blocks_down": [1, 1, 1, 1, 1],
+    }
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    done = bare_python(tmp_path).run(
+        "-m", "monai.bundle", "run", "--args_file", str(tmp_path / "arguments.json")
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(table(tmp_path).kind) == {"scan", "patch"}
+    assert report(tmp_path)["settings"]["pooling"] == "min"

@@ -42,7 +42,7 @@ class Embedder:
         fingerprint: sha256 of the encoder, as `EmbeddingTable` records it.
 
     Raises:
-        UserError: the recipe makes no sense.
+        UserError: the recipe makes no sense, or there is no such device.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Embedder:
         check_windows(self.recipe)
         self.recipe["amp"] = bool(self.recipe.get("amp", True) if amp is None else amp)
         self.patch: tuple[int, ...] = tuple(self.recipe["patch"])
-        self.device = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
         self.fingerprint = fingerprint(network.state_dict())
         self.network = network.eval().to(self.device, memory_format=torch.channels_last_3d)
         self._inferer = AutocastInferer(enabled=self.recipe["amp"])
@@ -224,6 +224,17 @@ class Embedder:
         """Patches (n, 1, *patch), scaled, on any device, to embeddings (n, F) on the encoder's."""
         embeddings: Tensor = self._inferer(patches.to(self.device), self.network)
         return embeddings
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """The device, once it is certain that tensors can lie on it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"device is {device}: it cannot be used here ({reason}): give cpu or cuda:0, or none"
+        ) from error
 
 
 def encoder_from(checkpoint: str) -> PooledEncoder:

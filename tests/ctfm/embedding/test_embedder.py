@@ -170,3 +170,9 @@ def test_the_recipe_of_3d_mir_whose_side_cannot_be_halved_four_times(checkpoint:
     image = MetaTensor(torch.rand(1, 24, 128, 128), affine=torch.eye(4))
     embeddings, _ = embedder.windows(image)
     assert embeddings.shape == (1, 64)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_told(device: str, checkpoint: str) -> None:
+    with pytest.raises(UserError, match=rf"device is {device}: it cannot be used here"):
+        Embedder.load(checkpoint, make_recipe(), device=device)
