@@ -9,7 +9,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ctfm.contract import ENCODER
 from ctfm.embedding import Embedder, WindowGrid, cut_window, make_recipe, world
 from ctfm.embedding.windows import Array
 from ctfm.errors import UserError
@@ -178,7 +177,3 @@ def test_more_work_looks_at_more() -> None:
     watched = Watched(hill((3, 2, 4)), hill((4, 3, 4), 4.0))
     assert look_closer(watched.likeness(), GRID, 0.5).looked_at.mean() == pytest.approx(0.375, 0.01)
     assert look_closer(watched.likeness(), GRID, 1.0).work == pytest.approx(1, 0.01)
-
-
-def test_half_a_patch_still_passes_the_encoder() -> None:
-    assert ENCODER.divisor == 16, "look_closer halves patches of 16 and more"
