@@ -13,6 +13,7 @@ from numpy.linalg import norm
 
 from ctfm import __version__
 from ctfm.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract import ENCODER
 from ctfm.embedding import Embedder, cut_window, world
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.windows import Array
@@ -88,6 +89,8 @@ def locate(
         raise UserError("no encoder is given: add --checkpoint FILE (ctfm weights fetch gets one)")
     changes = {"spacing": spacing, "patch": patch, "overlap": overlap}
     recipe = make_recipe("semantic_search", **{k: v for k, v in changes.items() if v is not None})
+    if min(recipe["patch"]) < ENCODER.divisor:  # of half of less, the encoder leaves nothing
+        raise UserError(f"patch is {recipe['patch']}: give sides from {ENCODER.divisor}")
     embedder = Embedder.load(str(checkpoint), recipe, device, amp, sw_batch_size)
     seen = read_labelled(embedder, query, labels_query, input_check)
     place = find_place(seen, point, voxel, organ)

@@ -223,6 +223,14 @@ def test_another_scans_labels_are_refused(
         read_labelled(embedder, str(scans[0]), str(tmp_path / "b_labels.nii.gz"))
 
 
+def test_a_patch_that_cannot_be_halved_is_refused(
+    scans: tuple[Path, Path], checkpoint: str
+) -> None:
+    options = {**OPTIONS, "patch": [16, 16, 1]}
+    with pytest.raises(UserError, match=r"patch is \[16, 16, 1\]: give sides from 16"):
+        locate(str(scans[0]), str(scans[1]), checkpoint, voxel=(1, 1, 1), **options)
+
+
 def test_no_encoder_no_search(scans: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="add --checkpoint FILE"):
         locate(str(scans[0]), str(scans[1]), voxel=(1, 1, 1))
