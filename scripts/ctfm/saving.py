@@ -16,13 +16,14 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from ctfm.classes import TOTALSEGMENTATOR_V2
+from ctfm.dicom.segments import check_segmentation, write_segmentation
 from ctfm.files import atomic_path
 from ctfm.label_statistics import ClassStatistics, label_statistics, write_statistics
 from ctfm.nifti import save_labels
-from ctfm.preview import preview
+from ctfm.preview import Color, class_color, preview
 from ctfm.scans import RESULT_SUFFIX, read_scan, result_name
 
-__all__ = ["SaveSegmentationd"]
+__all__ = ["CheckDicomSegd", "SaveSegmentationd"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class SaveSegmentationd(MapTransform):
         preview: write the picture; it reads the CT again, in full resolution.
         image_key: the image whose grid the label map must have.
         statistics: write the table; it reads the CT again.
+        dicom_seg: write ``NAME_seg.dcm``, as "labelmap" (or True) or as "binary".
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SaveSegmentationd(MapTransform):
         preview: bool = True,
         image_key: str = "image",
         statistics: bool = False,
+        dicom_seg: bool | str = False,
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
@@ -60,6 +63,7 @@ class SaveSegmentationd(MapTransform):
         self.preview = preview
         self.image_key = image_key
         self.statistics = statistics
+        self.dicom_seg = _kind(dicom_seg)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the item ``found`` says which classes there are.
@@ -77,6 +81,9 @@ class SaveSegmentationd(MapTransform):
             result["found"] = self._save_names(label, affine, base, source, confidence)
             if self.preview or self.statistics:
                 self._save_more(label, affine, base, source, confidence)
+            if self.dicom_seg is not None and result["found"]:
+                path, colors = base.with_name(f"{base.name}_seg.dcm"), _Colors()
+                write_segmentation(label, source, path, self.names, self.dicom_seg, colors)
             # last, because a result that is there counts as finished
             path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
             with atomic_path(path) as temporary:
@@ -121,6 +128,43 @@ class SaveSegmentationd(MapTransform):
         if self.preview:
             picture = base.with_name(f"{base.name}_preview.png")
             preview(image, label, affine, self.names, picture, title=base.name)
+
+
+class CheckDicomSegd(MapTransform):
+    """Refuse, before anything is computed, what no DICOM Segmentation can be written of.
+
+    Args:
+        keys: items that hold a path.
+        dicom_seg: as for `SaveSegmentationd`; False: nothing is refused.
+    """
+
+    def __init__(self, keys: KeysCollection, dicom_seg: bool | str = False) -> None:
+        super().__init__(keys)
+        self.dicom_seg = _kind(dicom_seg)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The same data.
+
+        Raises:
+            ctfm.errors.UserError: see `ctfm.dicom.segments.check_segmentation`.
+        """
+        if self.dicom_seg is not None:
+            for key in self.key_iterator(data):
+                check_segmentation(str(data[key]), self.dicom_seg)
+        return dict(data)
+
+
+def _kind(dicom_seg: bool | str) -> str | None:
+    if isinstance(dicom_seg, str):
+        return dicom_seg
+    return "labelmap" if dicom_seg else None
+
+
+class _Colors(dict[int, Color]):
+    """Those of the picture, by id."""
+
+    def __missing__(self, class_id: int) -> Color:
+        return class_color(class_id)
 
 
 def _on_grid(label: Any, affine: Array, shape: Sequence[int], source: str) -> Array:

@@ -226,3 +226,28 @@ def test_missing_weights_end_in_one_line(
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "nowhere.pt does not exist" in done.stderr.strip().splitlines()[-1]
+
+
+def test_dicom_segmentation_of_a_series(inference: dict[str, Any], tmp_path: Path) -> None:
+    highdicom = pytest.importorskip(
+        "highdicom", reason="needs the extra dicom-seg: pip install 'ct-fm-bundles[dicom-seg]'"
+    )
+    series = write_ct(tmp_path / "dicom" / "series")
+    options = {**inference, "preview": False, "dicom_seg": True}
+    run_here("inference", **options, input=str(series))
+    labels = np.asanyarray(nib.load(tmp_path / "out" / "series_seg.nii.gz").dataobj)
+    found = highdicom.seg.segread(tmp_path / "out" / "series_seg.dcm")
+    voxels = found.get_volume(combine_segments=True).array
+    assert sorted(np.bincount(voxels.ravel())[1:]) == sorted(
+        n for n in np.bincount(labels.ravel())[1:] if n
+    )
+
+
+def test_dicom_segmentation_needs_a_series(
+    inference: dict[str, Any], ct: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        run_here("inference", **inference, input=str(ct), dicom_seg=True)
+    assert isinstance(caught.value.__cause__, UserError)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "no DICOM series" in report["scans"][str(ct)]["failed"]

@@ -17,7 +17,7 @@ from monai.transforms import SpatialResample
 from ctfm.dicom.headers import ONE_VOLUME, Slice
 from ctfm.errors import UserError
 
-__all__ = ["Grid", "evenly_spaced", "sort_slices", "upright"]
+__all__ = ["Grid", "correction", "evenly_spaced", "sort_slices", "upright"]
 
 Array = npt.NDArray[Any]
 
@@ -103,10 +103,29 @@ def _check_positions(folder: Path, names: Sequence[str], grid: Grid) -> None:
         )
 
 
+def correction(grid: Grid) -> str | None:
+    """Why the volume does not lie on the grid of its images; None: it does."""
+    if _lean(grid).any():
+        return "its gantry was tilted"
+    return "its slices lie at uneven distances" if _is_uneven(grid.depth) else None
+
+
+def _is_uneven(depth: Array) -> bool:
+    even = np.linspace(depth[0], depth[-1], len(depth))
+    return bool(np.abs(depth - even).max() > UNEVEN * (even[1] - even[0]))
+
+
+def _lean(grid: Grid) -> Array:
+    """How far the last slice is shifted against the first, in pixels, (2,)."""
+    lean = grid.across(grid.positions[-1] - grid.positions[0])
+    lean[np.abs(lean) <= LEAN] = 0
+    return lean
+
+
 def evenly_spaced(volume: torch.Tensor, depth: Array) -> torch.Tensor:
     """Interpolate slices linearly to as many at even distances, unless they nearly are."""
     even = np.linspace(depth[0], depth[-1], len(depth))
-    if np.abs(depth - even).max() <= UNEVEN * (even[1] - even[0]):
+    if not _is_uneven(depth):
         return volume
     above = np.searchsorted(depth, even).clip(1, len(depth) - 1)
     weight = (even - depth[above - 1]) / (depth[above] - depth[above - 1])
@@ -118,8 +137,7 @@ def upright(volume: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Array]:
     """Shift the slices of a tilted gantry so that the axes are orthogonal; with the affine."""
     way, gaps = grid.positions[-1] - grid.positions[0], len(grid.positions) - 1
     upright_step = grid.axes[:, 2] * (way @ grid.axes[:, 2]) / gaps
-    lean = grid.across(way)
-    lean[np.abs(lean) <= LEAN] = 0
+    lean = _lean(grid)
     if not lean.any():
         return volume, grid.affine(upright_step)
     leaning_step = upright_step + grid.axes[:, :2] @ (lean * grid.spacing) / gaps
