@@ -12,11 +12,13 @@ from ctfm.commands import (
     Datalist,
     Dicom,
     Evaluate,
+    Indexes,
     Phantom,
     Store,
     Weights,
     call,
     locate,
+    search,
     segment,
 )
 from ctfm.errors import explain_in_one_line
@@ -31,6 +33,7 @@ class Commands:
         self.datalist = Datalist()
         self.dicom = Dicom()
         self.evaluate = Evaluate()
+        self.index = Indexes()
         self.phantom = Phantom()
         self.store = Store()
 
@@ -75,6 +78,17 @@ class Commands:
         if options.keys() & {"help", "h"}:  # fire takes them for options of a command with many
             fire.Fire(Commands, command=["locate", "--", "--help"])
         print(locate(scans, options))
+
+    def search(self, *query: Any, index: Any, **options: Any) -> None:
+        """Find scans like a scan, or places like a place: ctfm search QUERY --index DIR -k 10.
+
+        Args:
+            query: a scan, or the name of one that is in the index.
+            index: its folder; several with commas are searched as one.
+            options: k, where, point, voxel, checkpoint, scans, out, same_scan, device,
+                input_check.
+        """
+        print(search(query, index, options))
 
     def compare(self, run_a: str, run_b: str, **options: Any) -> None:
         """Is one of two runs on the same cases better, and by how much?

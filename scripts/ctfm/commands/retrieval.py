@@ -1,0 +1,85 @@
+"""The commands that keep embeddings in an index and search it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ctfm.commands.calling import call
+from ctfm.errors import UserError
+
+__all__ = ["Indexes", "search"]
+
+
+class Indexes:
+    """Keep embeddings of many scans in an index on disk."""
+
+    def add(self, *folders: str, index: str, **options: Any) -> None:
+        """Add embeddings, each row once: a stopped run can be repeated.
+
+        Args:
+            folders: outputs of the feature extractor's inference, with embeddings.parquet.
+            index: folder of the index; made where there is none.
+            options: metadata (CSV with a column scan), prefix, build (the approximate index).
+        """
+        from ctfm import retrieval
+
+        print(call(retrieval.add_embeddings, [str(one) for one in folders], str(index), **options))
+
+    def info(self, index: str) -> None:
+        """Say what an index holds.
+
+        Args:
+            index: its folder.
+        """
+        from ctfm import retrieval
+
+        print(retrieval.describe_index(str(index)))
+
+    def check(self, index: str) -> None:
+        """Look at every row; what is wrong ends in one line and a non-zero exit.
+
+        Args:
+            index: its folder.
+        """
+        from ctfm import retrieval
+
+        print(retrieval.check_index(str(index)))
+
+    def export(self, index: str, out: str) -> None:
+        """Write an index as Parquet, which vector servers import.
+
+        Args:
+            index: its folder.
+            out: ends in .parquet.
+        """
+        from ctfm import retrieval
+
+        print(retrieval.export_index(str(index), str(out)))
+
+
+def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> str:
+    """Sort out what was typed, and run `ctfm.retrieval.search_scan`.
+
+    Args:
+        arguments: the query; numbers of a place and further indexes may follow: Fire takes one
+            value an option, of ``--point 10 -20 300`` the first.
+        index: folder, or folders with commas.
+        options: all the rest.
+
+    Raises:
+        UserError: not one query is given.
+    """
+    from ctfm import retrieval
+
+    numbers = [one for one in arguments if isinstance(one, int | float)]
+    scans = [str(one) for one in arguments if not isinstance(one, int | float)]
+    for key in ("point", "voxel"):
+        if numbers and isinstance(options.get(key), int | float):
+            options[key], numbers = [options[key], *numbers], []
+    if len(scans) != 1 or numbers:
+        raise UserError("give one query: ctfm search QUERY --index DIR [--point 10,-20,300]")
+    if "k" in options and not isinstance(options["k"], int):
+        raise UserError(f"k is {options['k']}: give a number from 1")
+    folders = [index] if isinstance(index, str) else list(index or ())
+    folders = [part for folder in folders for part in str(folder).split(",")]
+    return str(call(retrieval.search_scan, scans[0], folders, **options))

@@ -1,0 +1,36 @@
+"""An index as one Parquet file, which clustered vector servers import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctfm import require
+from ctfm.errors import UserError
+from ctfm.files import atomic_path
+from ctfm.retrieval.index import PURPOSE, Index
+
+__all__ = ["export_index"]
+
+BATCH = 50_000
+
+
+def export_index(folder: str, out: str) -> str:
+    """Write all columns, and encoder and recipe as the file's metadata.
+
+    Args:
+        folder: of the index.
+        out: ends in .parquet.
+
+    Raises:
+        UserError: it does not, or cannot be written.
+    """
+    if not str(out).endswith(".parquet"):
+        raise UserError(f"{out}: give a name that ends in .parquet")
+    index, path = Index(folder), Path(out).expanduser()
+    parquet = require("pyarrow.parquet", purpose=PURPOSE, extra="index")
+    made_with = {name: str(value) for name, value in index.description.items()}
+    schema = index.table.schema.with_metadata(made_with)
+    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        for batch in index.table.search().limit(max(index.count(), 1)).to_batches(BATCH):
+            writer.write_batch(batch.select(schema.names).replace_schema_metadata(made_with))
+    return f"{path}: {index.count()} rows"

@@ -1,0 +1,172 @@
+"""The index: a LanceDB table in a folder, and a note of the encoder and the recipe behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctfm import __version__, require
+from ctfm.errors import UserError
+from ctfm.files import atomic_path
+
+__all__ = ["ANN_INDEX", "RESERVED", "Index"]
+
+TABLE = "embeddings"
+DESCRIPTION = "index.json"
+PURPOSE = "keep embeddings in an index"
+ANN_INDEX = "embedding_idx"
+#: Columns of every index; others are metadata of the user's.
+RESERVED = ("key", "scan", "kind", "x_mm", "y_mm", "z_mm", "embedding")
+
+
+class Index:
+    """Rows of scans and of their patches, with their embeddings, in a folder.
+
+    Columns: ``key`` (what a row is, so that it is there once), ``scan``, ``kind`` ("scan" or
+    "patch"), ``x_mm``, ``y_mm``, ``z_mm`` (centre of a patch, RAS+), ``embedding`` (float32), and
+    any of the user's.
+
+    Args:
+        folder: of the index, which is there.
+
+    Raises:
+        UserError: it is no index, or lancedb is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        self.description = _read(self.folder / DESCRIPTION)
+        lancedb = require("lancedb", purpose=PURPOSE, extra="index")
+        try:
+            self.table: Any = lancedb.connect(str(self.folder)).open_table(TABLE)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.folder}: the table of the index cannot be opened ({_line(error)}): make "
+                "the index anew with `ctfm index add`"
+            ) from error
+
+    @classmethod
+    def create(cls, folder: str | Path, made_with: Mapping[str, Any], dimension: int) -> Index:
+        """Open an index, or make one where there is none.
+
+        Args:
+            folder: of the index.
+            made_with: "encoder_sha256" and "recipe" of the embeddings.
+            dimension: numbers of an embedding.
+
+        Raises:
+            UserError: the index was made with another encoder or recipe, the folder holds
+                something else, or lancedb is missing.
+        """
+        folder = Path(folder).expanduser()
+        wanted = {
+            "encoder_sha256": made_with["encoder_sha256"],
+            "recipe": made_with["recipe"],
+            "dimension": dimension,
+        }
+        if (folder / DESCRIPTION).exists():
+            index = cls(folder)
+            index.check_same(wanted)
+            return index
+        if folder.exists() and any(path.suffix != ".lance" for path in folder.iterdir()):
+            raise UserError(f"{folder}: not empty, and no index: choose another folder")
+        lancedb = require("lancedb", purpose=PURPOSE, extra="index")
+        folder.mkdir(parents=True, exist_ok=True)
+        lancedb.connect(str(folder)).create_table(TABLE, schema=_schema(dimension), exist_ok=True)
+        with atomic_path(folder / DESCRIPTION) as temporary:
+            document = {**wanted, "ctfm_version": __version__}
+            temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
+        return cls(folder)
+
+    def check_same(self, made_with: Mapping[str, Any]) -> None:
+        """Refuse embeddings of another kind.
+
+        Raises:
+            UserError: encoder, recipe or dimension differ.
+        """
+        mine = self.description
+        if made_with["encoder_sha256"] != mine["encoder_sha256"]:
+            what = f"encoder {made_with['encoder_sha256'][:12]}, not {mine['encoder_sha256'][:12]}"
+        elif made_with["recipe"] != mine["recipe"]:
+            ours, theirs = mine["recipe"], made_with["recipe"]
+            names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
+            what = ", ".join(f"{n} {theirs.get(n)}, not {ours.get(n)}" for n in names)
+        elif made_with.get("dimension", mine["dimension"]) != mine["dimension"]:
+            what = f"{made_with['dimension']} numbers, not {mine['dimension']}"
+        else:
+            return
+        raise UserError(
+            f"{self.folder}: embeddings with {what}: two kinds cannot be compared; make an index "
+            "of their own"
+        )
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.description["dimension"])
+
+    @property
+    def metadata(self) -> list[str]:
+        """Columns of the user's."""
+        return [name for name in self.table.schema.names if name not in RESERVED]
+
+    def count(self, where: str | None = None) -> int:
+        """Rows, of those that a condition holds for.
+
+        Raises:
+            UserError: the condition makes no sense.
+        """
+        try:
+            return int(self.table.count_rows(where))
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"--where {where}: {_line(error)}") from error
+
+    def rows(self, columns: list[str], where: str | None = None) -> Any:
+        """Columns as an Arrow table."""
+        query = self.table.search().select(columns).limit(max(self.count(where), 1))
+        return (query if where is None else query.where(where)).to_arrow()
+
+    def has_ann(self) -> bool:
+        """Whether there is an approximate index."""
+        return any(one.name == ANN_INDEX for one in self.table.list_indices())
+
+    def build_ann(self) -> None:
+        """Make the approximate index anew: inverted lists of product-quantised vectors.
+
+        With few samples and iterations, which costs no recall where hits are refined.
+        """
+        lancedb_index = require("lancedb.index", purpose=PURPOSE, extra="index")
+        config = lancedb_index.IvfPq(
+            distance_type="cosine",
+            num_partitions=max(1, round(self.count() ** 0.5)),
+            num_sub_vectors=max(1, self.dimension // 16),
+            sample_rate=32,
+            max_iterations=10,
+        )
+        self.table.create_index("embedding", config=config, name=ANN_INDEX, replace=True)
+
+
+def _schema(dimension: int) -> Any:
+    arrow = require("pyarrow", purpose=PURPOSE, extra="index")
+    text, number = arrow.string(), arrow.float64()
+    places = [(axis, number) for axis in ("x_mm", "y_mm", "z_mm")]
+    embedding = ("embedding", arrow.list_(arrow.float32(), dimension))
+    return arrow.schema([("key", text), ("scan", text), ("kind", text), *places, embedding])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return {**document, "recipe": dict(document["recipe"])}
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent}: no index: make one with `ctfm index add FOLDER --index {path.parent}`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: make the index anew") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
