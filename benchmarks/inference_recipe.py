@@ -25,7 +25,7 @@ from ctfm.inversion import InvertLabelsd
 from ctfm.phantom import torso, write_volume
 
 SPACING_MM = 1.5
-STEPS, CROP = 150, 64
+STEPS, CROP = 700, 64
 FITTED = {"init_filters": 8, "blocks_down": (1, 1, 1, 1), "dsdepth": 1, "out_channels": 118}
 
 
@@ -81,7 +81,8 @@ def write_weights(path: Path) -> Path:
     image = ((image + 1024) / 3072).clamp(0, 1)
     label = torch.from_numpy(phantom.label.transpose(2, 1, 0).copy()).long()
     network = SegResNetDS(**FITTED).to(memory_format=torch.channels_last_3d).train()
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, STEPS)
     for _ in range(STEPS):
         corners = [[int(torch.randint(n - CROP + 1, ())) for n in image.shape] for _ in range(2)]
         spans = [tuple(slice(c, c + CROP) for c in corner) for corner in corners]
@@ -93,6 +94,7 @@ def write_weights(path: Path) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     print(f"fitted: loss {loss.item():.3f}", flush=True)
     torch.save(network.eval().state_dict(), path)
     return path
