@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("lancedb", reason="needs the extra index: pip install 'ct-fm-bundles[index]'")
 
-from test_index import DIMENSION, embed
+from test_embedding_index import DIMENSION, embed
 
 from ctfm.embedding import Embedder, EmbeddingTable, make_recipe
 from ctfm.errors import UserError
