@@ -84,13 +84,13 @@ def write_weights(path: Path) -> Path:
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, STEPS)
     for _ in range(STEPS):
-        corners = [[int(torch.randint(n - CROP + 1, ())) for n in image.shape] for _ in range(2)]
-        spans = [tuple(slice(c, c + CROP) for c in corner) for corner in corners]
-        patches = torch.stack([image[s] for s in spans])[:, None]
+        corner = [int(torch.randint(n - CROP + 1, ())) for n in image.shape]
+        span = tuple(slice(c, c + CROP) for c in corner)
+        patches = image[span][None, None]
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(patches.contiguous(memory_format=torch.channels_last_3d))
         logits = logits[0] if isinstance(logits, list) else logits
-        loss = nn.functional.cross_entropy(logits.float(), torch.stack([label[s] for s in spans]))
+        loss = nn.functional.cross_entropy(logits.float(), label[span][None])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
