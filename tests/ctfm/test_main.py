@@ -96,6 +96,8 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("locate", ["a.nii.gz", "b.nii.gz"]),
         ("compare", ["a", "b"]),
         ("lesions", ["predictions", "references"]),
+        ("search", ["scan", "--index", "folder"]),
+        ("index.add", ["folder", "--index", "folder"]),
     ],
 )
 def test_unknown_option_is_a_mistake_of_the_user(

@@ -16,10 +16,13 @@ class Indexes:
     def add(self, *folders: str, index: str, **options: Any) -> None:
         """Add embeddings, each row once: a stopped run can be repeated.
 
+        --metadata FILE.csv adds columns to search by, by its column scan; --prefix NAME/ keeps
+        data sets apart that use the same names; --build makes the approximate index.
+
         Args:
             folders: outputs of the feature extractor's inference, with embeddings.parquet.
             index: folder of the index; made where there is none.
-            options: metadata (CSV with a column scan), prefix, build (the approximate index).
+            options: metadata, prefix, build.
         """
         from ctfm import retrieval
 
