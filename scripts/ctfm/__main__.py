@@ -14,6 +14,7 @@ from ctfm.commands import (
     Evaluate,
     Indexes,
     Phantom,
+    Protocols,
     Store,
     Weights,
     call,
@@ -35,6 +36,7 @@ class Commands:
         self.evaluate = Evaluate()
         self.index = Indexes()
         self.phantom = Phantom()
+        self.protocol = Protocols()
         self.store = Store()
 
     def segment(self, *inputs: str, out: str | None = None, **options: Any) -> None:

@@ -31,9 +31,9 @@ HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 TOP = {
     "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.auto3dseg",
     "ctfm.commands.calling", "ctfm.commands.data", "ctfm.commands.evaluation",
-    "ctfm.commands.locating", "ctfm.commands.retrieval", "ctfm.commands.segmentation",
-    "ctfm.commands.weights",
-    "ctfm.config_checks", "ctfm.config_contract", "ctfm.release", "ctfm.task_overlays",
+    "ctfm.commands.locating", "ctfm.commands.protocols", "ctfm.commands.retrieval",
+    "ctfm.commands.segmentation", "ctfm.commands.weights", "ctfm.config_checks",
+    "ctfm.config_contract", "ctfm.release", "ctfm.task_overlays",
 }  # fmt: skip
 
 

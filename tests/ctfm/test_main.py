@@ -96,6 +96,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("locate", ["a.nii.gz", "b.nii.gz"]),
         ("compare", ["a", "b"]),
         ("lesions", ["predictions", "references"]),
+        ("protocol.organmnist3d", ["encoder.pt", "--data", "file.npz"]),
         ("search", ["scan", "--index", "folder"]),
         ("index.add", ["folder", "--index", "folder"]),
     ],

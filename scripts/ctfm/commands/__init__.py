@@ -5,6 +5,7 @@ from ctfm.commands.calling import call
 from ctfm.commands.data import Datalist, Dicom, Phantom, Store
 from ctfm.commands.evaluation import Evaluate
 from ctfm.commands.locating import locate
+from ctfm.commands.protocols import Protocols
 from ctfm.commands.retrieval import Indexes, search
 from ctfm.commands.segmentation import segment
 from ctfm.commands.weights import Weights
@@ -16,6 +17,7 @@ __all__ = [
     "Evaluate",
     "Indexes",
     "Phantom",
+    "Protocols",
     "Store",
     "Weights",
     "call",
