@@ -1,6 +1,8 @@
 """SNOMED CT codes of the structures that are segmented, for DICOM.
 
-The codes are those that TotalSegmentator publishes with its classes.
+The codes are those that TotalSegmentator publishes with its classes, but for two that say more
+than is known (https://github.com/wasserth/TotalSegmentator/pull/612): that of the right subclavian
+artery for both sides, and that of the entire gluteus maximus, of which a scan may hold a part.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class Coded:
     Attributes:
         category: anatomy, or something ill in it.
         kind: the structure.
-        side: left or right, if it is one of a pair.
+        side: left or right, if it is one of a pair; of `region`, where there is one.
         region: where it is, if `kind` does not say so.
     """
 
@@ -95,7 +97,7 @@ CODES: dict[str, Code] = {
         ("aorta", "15825003", "Aorta"),
         ("pulmonary_vein", "122972007", "Pulmonary vein"),
         ("brachiocephalic_trunk", "12691009", "Brachiocephalic artery"),
-        ("subclavian_artery", "29700009", "Subclavian artery"),
+        ("subclavian_artery", "36765005", "Subclavian artery"),
         ("common_carotid_artery", "32062004", "Common carotid artery"),
         ("brachiocephalic_vein", "8887007", "Brachiocephalic vein"),
         ("atrial_appendage", "68786006", "Auricular appendage"),
@@ -110,7 +112,7 @@ CODES: dict[str, Code] = {
         ("femur", "71341001", "Femur"),
         ("hip", "29836001", "Hip"),
         ("spinal_cord", "2748008", "Spinal cord"),
-        ("gluteus_maximus", "181674001", "Gluteus maximus muscle"),
+        ("gluteus_maximus", "206007", "Gluteus maximus muscle"),
         ("gluteus_medius", "78333006", "Gluteus medius muscle"),
         ("gluteus_minimus", "75297007", "Gluteus minimus muscle"),
         ("autochthon", "244849004", "Deep muscle of back"),

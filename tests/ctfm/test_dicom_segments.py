@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from ctfm.classes import TOTALSEGMENTATOR_V2
 from ctfm.dicom.reading import read_series
 from ctfm.dicom.segments import check_segmentation, write_segmentation
 from ctfm.errors import UserError
-from ctfm.snomed import CODES, coded
-from dicom_support import AXIAL, write_series
+from ctfm.snomed import CODES, Code, coded
+from dicom_support import AXIAL, COLUMNS, ROWS, SLICES, write_series
 
 highdicom = pytest.importorskip(
     "highdicom", reason="needs the extra dicom-seg: pip install 'ct-fm-bundles[dicom-seg]'"
@@ -59,6 +60,39 @@ def test_read_back_voxel_by_voxel(kind: str, plane: Any, tmp_path: Path) -> None
     assert (volume.array > 0).sum() == (label > 0).sum()
 
 
+@pytest.mark.parametrize("kind", ["labelmap", "binary"])
+@pytest.mark.parametrize("plane", [AXIAL, OBLIQUE, FEET_FIRST, SAGITTAL])
+def test_each_frame_lies_on_the_image_that_it_names(kind: str, plane: Any, tmp_path: Path) -> None:
+    """By pydicom alone: the image's place, and the labels where its own pixels are bright."""
+    pydicom = pytest.importorskip("pydicom")
+    hu = np.full((SLICES, ROWS, COLUMNS), -1000)
+    hu[2:6, 3:9, 4:12] = 300
+    hu[4, 3, 4] = -1000
+    series = write_series(tmp_path / "series", hu, plane=plane)
+    label = (read_series(series)[0].numpy() > 0).astype(np.uint8) * 5
+    path = tmp_path / "ct_seg.dcm"
+    write_segmentation(label, series, path, TOTALSEGMENTATOR_V2, kind)
+    made = pydicom.dcmread(path)
+    images = {data.SOPInstanceUID: data for data in map(pydicom.dcmread, series.iterdir())}
+    frames = made.pixel_array.reshape(-1, ROWS, COLUMNS)
+    shared = made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    seen = set()
+    for frame, groups in zip(frames, made.PerFrameFunctionalGroupsSequence, strict=True):
+        (derived,) = groups.DerivationImageSequence
+        (source,) = derived.SourceImageSequence
+        image = images[source.ReferencedSOPInstanceUID]
+        place = groups.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(place, image.ImagePositionPatient, atol=1e-4)
+        np.testing.assert_allclose(
+            shared.ImageOrientationPatient, image.ImageOrientationPatient, atol=1e-4
+        )
+        np.testing.assert_array_equal(frame > 0, image.pixel_array - 1024 > 0)
+        seen.add(image.SOPInstanceUID)
+    bright = {uid for uid, image in images.items() if (image.pixel_array - 1024 > 0).any()}
+    assert len(bright) == 4
+    assert bright <= seen
+
+
 def _class_id(name: str) -> int:
     return next(i for i, known in TOTALSEGMENTATOR_V2.items() if known == name)
 
@@ -78,7 +112,7 @@ def test_says_what_it_shows_and_where_from(tmp_path: Path) -> None:
     referenced = made.ReferencedSeriesSequence[0]
     assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
     uids = {pydicom.dcmread(one).SOPInstanceUID for one in series.iterdir()}
-    assert {one.ReferencedSOPInstanceUID for one in referenced.ReferencedInstanceSequence} <= uids
+    assert {one.ReferencedSOPInstanceUID for one in referenced.ReferencedInstanceSequence} == uids
     # background is the first one of a label map
     segments = {s.SegmentLabel: s for s in made.SegmentSequence}
     left = segments["kidney_left"].SegmentedPropertyTypeCodeSequence[0]
@@ -86,7 +120,11 @@ def test_says_what_it_shows_and_where_from(tmp_path: Path) -> None:
     assert left.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
     cyst = segments["kidney_cyst_left"]
     assert cyst.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
-    assert cyst.AnatomicRegionSequence[0].CodeMeaning == "Kidney"
+    (kidney,) = cyst.AnatomicRegionSequence
+    assert kidney.CodeMeaning == "Kidney"
+    assert kidney.AnatomicRegionModifierSequence[0].CodeMeaning == "Left"
+    kind = cyst.SegmentedPropertyTypeCodeSequence[0]
+    assert "SegmentedPropertyTypeModifierCodeSequence" not in kind
     assert segments["liver"].SegmentAlgorithmType == "AUTOMATIC"
     assert len(segments["liver"].RecommendedDisplayCIELabValue) == 3
 
@@ -112,6 +150,44 @@ def test_codes_are_those_of_pydicom() -> None:
     assert len(common) > 60
     for code in common:
         assert {*code.meaning.lower().split()} & names[code.value], code
+    for name in TOTALSEGMENTATOR_V2.values():  # Left with the code of a right one is neither
+        codes = coded(name)
+        if codes.side is not None:
+            assert not {"left", "right"} & names.get(codes.kind.value, set()), name
+
+
+def test_codes_are_numbers_of_concepts() -> None:
+    """SNOMED CT's check digit finds any wrong digit and any two that changed places."""
+    kinds = {code for name in TOTALSEGMENTATOR_V2.values() for code in _parts(name)}
+    for code in {*CODES.values(), *kinds, *_parts("tumour"), *_parts("unknown")}:
+        assert code.value[-3:-1] == "00", code  # a concept, not a description or relationship
+        assert _verhoeff(code.value) == 0, code
+    assert _verhoeff("206008") != 0
+
+
+def _parts(name: str) -> list[Code]:
+    codes = coded(name)
+    return [c for c in (codes.category, codes.kind, codes.side, codes.region) if c is not None]
+
+
+def _verhoeff(digits: str) -> int:
+    """The check of Verhoeff (1969), in the dihedral group of ten elements; 0: sound."""
+    check = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit)
+        for _ in range(place % 8):
+            value = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)[value]
+        turned = check + value if check < 5 else check - value
+        check = turned % 5 + 5 * ((check < 5) != (value < 5))
+    return check
+
+
+def test_missing_highdicom_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series = write_series(tmp_path / "series")
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(UserError, match=r"highdicom is needed .*\[dicom-seg\]") as caught:
+        check_segmentation(series)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

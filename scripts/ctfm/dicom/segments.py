@@ -126,8 +126,12 @@ def _describe(
         display_color=color,
     )
     if codes.side is not None:  # highdicom has no argument for it
-        kind = described.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(highdicom, codes.side)]
+        side = [_concept(highdicom, codes.side)]
+        if codes.region is None:
+            kind = described.SegmentedPropertyTypeCodeSequence[0]
+            kind.SegmentedPropertyTypeModifierCodeSequence = side
+        else:  # of a cyst in the left kidney, the kidney is the left one
+            described.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = side
     return described
 
 
