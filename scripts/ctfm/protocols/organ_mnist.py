@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from ctfm import __version__
 from ctfm.errors import UserError
-from ctfm.files import atomic_path
 from ctfm.inferers import AutocastInferer
 from ctfm.intervals import Estimate, estimate_mean
 from ctfm.probing.encoders import Candidate, find_candidates, random_candidates
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
-from ctfm.tables import align, as_json, cell, number
+from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
 
 __all__ = ["ORGANS", "organ_mnist"]
 
@@ -36,6 +33,8 @@ METRICS = {"AP": average_precision_at, "P": precision_at, "hit rate": hit_at}
 AT = (1, 3, 5, 10)
 #: The published AP@3 of CT-FM, for comparison; it is not a figure of this project.
 PUBLISHED = "published for CT-FM: AP@3 0.932"
+PROTOCOL = "OrganMNIST3D: training split as references, validation and test as queries"
+SHOWN = ("AP@3", "AP@5", "AP@10", "hit rate@1", "hit rate@3")
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,17 @@ def organ_mnist(
             if (volumes.query_labels == i).any()
         }
     settings = {"data": Path(data).name, "batch_size": batch_size, "amp": amp, "seed": seed}
-    _write(Path(out).expanduser(), found, organs, candidates, settings)
-    return _table(found, out)
+    folder = Path(out).expanduser()
+    rows = [
+        {"encoder": encoder, "metric": metric, **estimate_values(estimate)}
+        for encoder, metrics in found.items()
+        for metric, estimate in metrics.items()
+    ]
+    more = {"AP@3 by organ": organs}
+    write_report(folder, PROTOCOL, PUBLISHED, settings, candidates, rows, **more)
+    write_csv(folder / "organs.csv", [{"encoder": name, **each} for name, each in organs.items()])
+    remark = f"95 % bootstrap intervals; {PUBLISHED}; written to {out}"
+    return "\n".join([*summary(found, SHOWN), remark])
 
 
 def _read(path: Path) -> _Data:
@@ -149,55 +157,3 @@ def _relevant(
     ranked = rank(parts[1], parts[0], k)
     relevant: Array = data.reference_labels[ranked] == data.query_labels[:, None]
     return relevant
-
-
-def _write(
-    folder: Path,
-    found: dict[str, dict[str, Estimate]],
-    organs: dict[str, dict[str, float]],
-    candidates: Sequence[Candidate],
-    settings: dict[str, Any],
-) -> None:
-    rows = [
-        {"encoder": encoder, "metric": metric, **_values(estimate)}
-        for encoder, metrics in found.items()
-        for metric, estimate in metrics.items()
-    ]
-    by_organ = [{"encoder": encoder, **values} for encoder, values in organs.items()]
-    for name, table in (("metrics.csv", rows), ("organs.csv", by_organ)):
-        with (
-            atomic_path(folder / name) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, list(table[0]))
-            writer.writeheader()
-            writer.writerows({key: cell(value) for key, value in row.items()} for row in table)
-    document = {
-        "protocol": "OrganMNIST3D: training split as references, validation and test as queries",
-        "remark": PUBLISHED,
-        "settings": settings,
-        "encoders": {c.name: {"source": c.source, "sha256": c.encoder_sha256} for c in candidates},
-        "metrics": rows,
-        "AP@3 by organ": organs,
-        "ctfm_version": __version__,
-    }
-    with atomic_path(folder / "metrics.json") as temporary:
-        temporary.write_text(as_json(document), encoding="utf-8")
-
-
-def _values(estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.interval or (float("nan"), float("nan"))
-    return {"mean": estimate.mean, "low": low, "high": high, "queries": estimate.cases}
-
-
-def _table(found: dict[str, dict[str, Estimate]], out: str) -> str:
-    shown = ("AP@3", "AP@5", "AP@10", "hit rate@1", "hit rate@3")
-    lines = [["encoder", *shown]]
-    for encoder, metrics in found.items():
-        cells = []
-        for name in shown:
-            estimate = metrics[name]
-            low, high = estimate.interval or (float("nan"), float("nan"))
-            cells.append(f"{number(estimate.mean, 3)} ({number(low, 3)} to {number(high, 3)})")
-        lines.append([encoder, *cells])
-    return "\n".join([*align(lines), f"95 % bootstrap intervals; {PUBLISHED}; written to {out}"])

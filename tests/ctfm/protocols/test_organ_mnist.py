@@ -64,7 +64,7 @@ def test_the_same_organ_is_found(encoder: str, tmp_path: Path) -> None:
     assert {row["encoder"] for row in rows} == {"encoder.pt", "random, seed 0", "random, seed 1"}
     found = {(row["encoder"], row["metric"]): row for row in rows}
     best = found["encoder.pt", "AP@3"]
-    assert best["queries"] == "12"
+    assert best["count"] == "12"
     assert float(best["mean"]) > 0.9, "stripes are told apart even by random weights"
     assert float(best["low"]) <= float(best["mean"]) <= float(best["high"])
     document = json.loads((out / "metrics.json").read_text())
