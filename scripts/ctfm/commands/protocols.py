@@ -23,3 +23,29 @@ class Protocols:
         from ctfm import protocols
 
         print(call(protocols.organ_mnist, checkpoints, str(data), **options))
+
+    def mir(self, *checkpoints: str, data: str, scans: str, **options: Any) -> None:
+        """Retrieval on 3D-MIR: scans with lesions of the same kind; a stopped run goes on.
+
+        Args:
+            checkpoints: encoders: files, patterns in quotes, folders or repository ids.
+            data: folder Data of 3D-MIR's repository.
+            scans: folder below which the decathlon's tasks lie.
+            options: out, random_seeds, batch_size, device, amp, input_check, seed, resamples.
+        """
+        from ctfm import protocols
+
+        print(call(protocols.mir, checkpoints, str(data), str(scans), **options))
+
+    def semantic(self, *checkpoints: str, data: str, **options: Any) -> None:
+        """Search each organ of each scan in each other one: distance in mm, share inside.
+
+        Args:
+            checkpoints: encoders: files, patterns in quotes, folders or repository ids.
+            data: datalist (JSON) of scans with labels, such as TotalSegmentator's.
+            options: base_dir, split, classes, out, spacing, patch, overlap, random_seeds, scans,
+                batch_size, device, amp, input_check, progress, seed, resamples.
+        """
+        from ctfm import protocols
+
+        print(call(protocols.semantic, checkpoints, str(data), **options))

@@ -132,6 +132,22 @@ class Embedder:
         return WindowGrid(tuple(image.shape[1:]), self.patch, self.recipe["overlap"])
 
     @torch.inference_mode()
+    def window_map(self, image: MetaTensor, progress: bool = False) -> Tensor:
+        """Embed the windows over a scan, each where it lies among the others.
+
+        Args:
+            image: of `read`.
+            progress: show a bar, on a terminal.
+
+        Returns:
+            (F, D', H', W'), float32; nan for windows that were left out.
+
+        Raises:
+            UserError: all windows show air, or an embedding is not finite.
+        """
+        self._windows.progress = progress
+        return self._windows(image[None], self.apply)[0]
+
     def windows(self, image: MetaTensor, progress: bool = False) -> tuple[Array, Array]:
         """Embed the windows over a scan; those of air are left out where the recipe says so.
 
@@ -145,8 +161,7 @@ class Embedder:
         Raises:
             UserError: all windows show air, or an embedding is not finite.
         """
-        self._windows.progress = progress
-        rows = self._windows(image[None], self.apply)[0].flatten(1).T.numpy()
+        rows = self.window_map(image, progress).flatten(1).T.numpy()
         kept = np.isfinite(rows[:, 0])
         return rows[kept], self.grid(image).centres(image.affine.numpy())[kept]
 

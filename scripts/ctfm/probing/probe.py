@@ -24,7 +24,7 @@ from ctfm.probing.report import format_table, write_report
 from ctfm.probing.scores import BEST_WINDOW, CHANCE, Result, score
 from ctfm.probing.search import Answers, best_window, chance, search
 
-__all__ = ["Settings", "probe"]
+__all__ = ["Asked", "Settings", "ask", "make_settings", "probe"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,47 @@ def probe(
     Raises:
         UserError: an argument, a checkpoint or a scan is not usable.
     """
-    settings = Settings(
+    settings = make_settings(spacing, patch, overlap, batch_size, device, amp, progress)
+    asked = ask(checkpoints, data, settings, base_dir, split, classes, random_seeds, scans,
+                input_check)  # fmt: skip
+    result = Result.ranked(
+        [(one, score(found, TOTALSEGMENTATOR_V2)) for one, found in asked.answers],
+        {name: score(found, TOTALSEGMENTATOR_V2) for name, found in asked.limits.items()},
+    )
+    write_report(result, Path(out), asked.document)
+    return "\n".join([format_table(result), f"written to {out}; {asked.remark}", result.verdict()])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Searches of organs of each scan in each other one.
+
+    Attributes:
+        cases: the scans.
+        answers: of each encoder, checkpoints first.
+        limits: `BEST_WINDOW` and `CHANCE` -> answers that no encoder makes.
+        remark: what to know of the queries.
+        document: what the answers depend on, as JSON has it.
+    """
+
+    cases: list[Case]
+    answers: list[tuple[Candidate, Answers]]
+    limits: dict[str, Answers]
+    remark: str
+    document: dict[str, Any]
+
+
+def make_settings(
+    spacing: Sequence[float] | None,
+    patch: Sequence[int] | None,
+    overlap: float | None,
+    batch_size: int,
+    device: str | None,
+    amp: bool,
+    progress: bool,
+) -> Settings:
+    """Settings, with the published ones and a GPU, if there is one, for what is None."""
+    return Settings(
         spacing=_listed(spacing or SEMANTIC_SEARCH.spacing),
         patch=_listed(patch or SEMANTIC_SEARCH.patch),
         overlap=overlap if overlap is not None else SEMANTIC_SEARCH.overlap or 0.0,
@@ -130,6 +170,20 @@ def probe(
         amp=amp,
         progress=progress,
     )
+
+
+def ask(
+    checkpoints: Sequence[str],
+    data: str,
+    settings: Settings,
+    base_dir: str | None,
+    split: str,
+    classes: str | int | Sequence[int] | None,
+    random_seeds: int,
+    scans: int | None,
+    input_check: str,
+) -> Asked:
+    """Search with every checkpoint and random encoders; arguments are those of `probe`."""
     class_ids = None if classes is None else _class_ids(classes)
     candidates = find_candidates(checkpoints)
     candidates += random_candidates(candidates, random_seeds)
@@ -141,14 +195,10 @@ def probe(
     cases = load_cases(rows, base, class_ids, *windows, input_check)
     limits = {BEST_WINDOW: best_window(cases), CHANCE: chance(cases)}
     answers = [(candidate, _answers(candidate, cases, settings)) for candidate in candidates]
-    result = Result.ranked(
-        [(candidate, score(found, TOTALSEGMENTATOR_V2)) for candidate, found in answers],
-        {name: score(found, TOTALSEGMENTATOR_V2) for name, found in limits.items()},
-    )
     remark = _remark(cases)
     document = {**asdict(settings), "data": data, "split": split, "remark": remark}
-    write_report(result, Path(out), {**document, "scans": [case.name for case in cases]})
-    return "\n".join([format_table(result), f"written to {out}; {remark}", result.verdict()])
+    names = [case.name for case in cases]
+    return Asked(cases, answers, limits, remark, {**document, "scans": names})
 
 
 def _answers(candidate: Candidate, cases: Sequence[Case], settings: Settings) -> Answers:

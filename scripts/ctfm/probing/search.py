@@ -24,11 +24,13 @@ class Answers:
 
     Attributes:
         class_ids: (N,).
+        queries: position of the scan that was asked from, (N,).
         distances_mm: from the answer to the centre of mass of the target's organ, (N,).
         inside: 1 where the answer lies in that organ, 0 where not, or a share of it, (N,).
     """
 
     class_ids: Array
+    queries: Array
     distances_mm: Array
     inside: Array
 
@@ -117,14 +119,11 @@ def _judge(case: Case, class_ids: Sequence[int], windows: Array) -> tuple[Array,
 def _collect(
     cases: Sequence[Case], answer: Callable[[int, int, Sequence[int]], tuple[Array, Array]]
 ) -> Answers:
-    ids, distances, inside = [], [], []
+    parts = []
     for query, target, both in shared_classes(cases):
-        found = answer(query, target, both)
-        ids.append(np.asarray(both))
-        distances.append(found[0])
-        inside.append(found[1])
-    if not ids:
+        parts.append((np.asarray(both), np.full(len(both), query), *answer(query, target, both)))
+    if not parts:
         raise UserError(
             f"no class is in two of the {len(cases)} scans: give more scans, or other --classes"
         )
-    return Answers(np.concatenate(ids), np.concatenate(distances), np.concatenate(inside))
+    return Answers(*map(np.concatenate, zip(*parts, strict=True)))

@@ -17,6 +17,7 @@ from ctfm.errors import UserError
 from ctfm.inferers import AutocastInferer
 from ctfm.intervals import Estimate, estimate_mean
 from ctfm.probing.encoders import Candidate, find_candidates, random_candidates
+from ctfm.protocols.figures import draw_estimates
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
 from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
 
@@ -63,7 +64,7 @@ def organ_mnist(
     Args:
         checkpoints: encoders: files, patterns, folders or repository ids.
         data: ``organmnist3d_64.npz`` (or another size) as MedMNIST publishes it.
-        out: folder for metrics.csv, metrics.json and organs.csv.
+        out: folder for metrics.csv, metrics.json, organs.csv and organs.png.
         random_seeds: how many encoders with random weights stand beside them.
         batch_size: volumes at once.
         device: such as cuda:0; None: a GPU if there is one.
@@ -82,7 +83,7 @@ def organ_mnist(
     candidates += random_candidates(candidates, random_seeds)
     where = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
     found: dict[str, dict[str, Estimate]] = {}
-    organs: dict[str, dict[str, float]] = {}
+    organs: dict[str, dict[str, Estimate]] = {}
     for candidate in candidates:
         relevant = _relevant(candidate, volumes, batch_size, where, amp)
         found[candidate.name] = {
@@ -92,7 +93,7 @@ def organ_mnist(
         }
         at3 = average_precision_at(relevant, 3)
         organs[candidate.name] = {
-            organ: float(at3[volumes.query_labels == i].mean())
+            organ: estimate_mean(at3[volumes.query_labels == i].tolist(), seed, resamples)
             for i, organ in enumerate(ORGANS)
             if (volumes.query_labels == i).any()
         }
@@ -103,9 +104,15 @@ def organ_mnist(
         for encoder, metrics in found.items()
         for metric, estimate in metrics.items()
     ]
-    more = {"AP@3 by organ": organs}
+    by_organ = [
+        {"encoder": encoder, "organ": organ, **estimate_values(estimate)}
+        for encoder, each in organs.items()
+        for organ, estimate in each.items()
+    ]
+    more = {"AP@3 by organ": by_organ}
     write_report(folder, PROTOCOL, PUBLISHED, settings, candidates, rows, **more)
-    write_csv(folder / "organs.csv", [{"encoder": name, **each} for name, each in organs.items()])
+    write_csv(folder / "organs.csv", by_organ)
+    draw_estimates(organs, folder / "organs.png", "AP@3")
     remark = f"95 % bootstrap intervals; {PUBLISHED}; written to {out}"
     return "\n".join([*summary(found, SHOWN), remark])
 

@@ -1,7 +1,7 @@
 """What every protocol leaves behind: tables as CSV, all of it as JSON, a summary for the terminal.
 
-A row of ``metrics.csv`` is a metric of an encoder: its mean over queries (or scans, pairs), the 95 %
-bootstrap interval, and over how many.
+A row of ``metrics.csv`` is a metric of an encoder: its mean over queries (or scans, pairs), the
+95 % bootstrap interval, and over how many.
 """
 
 from __future__ import annotations
