@@ -44,13 +44,22 @@ class ScanEvaluator(SupervisedEvaluator):
 
     Args:
         args, kwargs: as for `SupervisedEvaluator`.
+        on_failure: "warn" ends without an error: launchers that start a failed process again, or
+            stop the others, would do so for scans that fail each time.
         writing: what is done to a scan after postprocessing, in a thread of its own while the
             network is busy with the next scan. One scan is written at a time.
     """
 
     def __init__(
-        self, *args: Any, writing: Callable[[Any], Any] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        writing: Callable[[Any], Any] | None = None,
+        on_failure: str = "error",
+        **kwargs: Any,
     ) -> None:
+        if on_failure not in ("error", "warn"):
+            raise UserError(f"on_failure is {on_failure!r}: choose error or warn")
+        self.on_failure = on_failure
         self.failures: list[Failure] = []
         self.writing = writing
         self._listeners: list[Callable[[FinishedScan | Failure], None]] = []
@@ -125,7 +134,7 @@ class ScanEvaluator(SupervisedEvaluator):
         """Process every scan.
 
         Raises:
-            UserError: some scans failed; the others are done.
+            UserError: some scans failed, and `on_failure` is "error"; the others are done.
         """
         self.failures = []
         if self.state.epoch_length == 0:
@@ -143,11 +152,15 @@ class ScanEvaluator(SupervisedEvaluator):
         if self.failures:
             for failure in self.failures:
                 print(f"failed: {failure.path}: {failure.reason}")
-            raise UserError(
+            text = (
                 f"{len(self.failures)} of {total} scans failed, as listed above; "
                 f"{total - len(self.failures)} are done"
             )
-        logger.info("all %d scans are done", total)
+            if self.on_failure == "error":
+                raise UserError(text)
+            logger.warning(text)
+        else:
+            logger.info("all %d scans are done", total)
 
 
 def _failure(path: str, error: Exception) -> Failure:

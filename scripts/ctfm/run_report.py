@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 
 class RunReport:
-    """Handler: ``report.json`` in the folder of the results, written anew after each scan.
+    """Handler: a report in the folder of the results, written anew after each scan.
 
     Scans that an earlier run into the same folder finished stay in it, as their results do.
 
@@ -39,6 +39,7 @@ class RunReport:
         checkpoint: the weights; their sha256 is noted.
         settings: what else sets the run apart: overlap, classes and the like.
         image_key: item that holds the scan.
+        name: file name; runs into one folder at the same time need one each.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class RunReport:
         checkpoint: str | None = None,
         settings: Mapping[str, Any] | None = None,
         image_key: str = "image",
+        name: str = NAME,
     ) -> None:
-        self.path = Path(output_dir) / NAME
+        self.path = Path(output_dir) / name
         self.checkpoint = checkpoint
         self.settings = dict(settings or {})
         self.image_key = image_key

@@ -22,6 +22,7 @@ from ctfm.dicom import find_series, is_series
 from ctfm.dicom.headers import looks_like_dicom
 from ctfm.dicom.reading import read_series
 from ctfm.errors import UserError, one_line
+from ctfm.switches import is_on
 
 __all__ = [
     "Failure",
@@ -66,8 +67,8 @@ def find_scans(
         do not share.
 
     Raises:
-        UserError: nothing is there, the folder holds no scan, all lie in `output_dir`, or a single
-            DICOM file is named.
+        UserError: nothing is there, the folder holds no scan, all lie in `output_dir`, a single
+            DICOM file is named, or `overwrite` is neither true nor false.
     """
     sources = [source] if isinstance(source, str) else list(source)
     paths = sorted({str(path) for one in sources for path in _expand(str(one))})
@@ -78,7 +79,7 @@ def find_scans(
             raise UserError(f"{results}: the scans lie in the output folder: choose another one")
         paths = outside
     names = _result_names(paths)
-    if results is not None and not overwrite:
+    if results is not None and not is_on("overwrite", overwrite):
         paths = [p for p in paths if not (results / f"{names[p]}{result_suffix}").exists()]
     return [{key: path, "name": names[path]} for path in paths]
 

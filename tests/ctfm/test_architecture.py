@@ -23,8 +23,8 @@ PACKAGE = SCRIPTS / "ctfm"
 
 FOUNDATION = {
     "ctfm", "ctfm.classes", "ctfm.columns", "ctfm.contract", "ctfm.errors", "ctfm.files",
-    "ctfm.grids", "ctfm.hounsfield", "ctfm.intervals", "ctfm.snomed", "ctfm.tables",
-    "ctfm.workers",
+    "ctfm.grids", "ctfm.hounsfield", "ctfm.intervals", "ctfm.sharding", "ctfm.snomed",
+    "ctfm.switches", "ctfm.tables", "ctfm.workers",
 }  # fmt: skip
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 #: Packing, checking and the command line: they use everything and nothing uses them.

@@ -72,6 +72,11 @@ def test_scan_that_cannot_be_written_does_not_stop_the_others() -> None:
     assert (run.failures[0].path, run.failures[0].reason) == ("b", "no room for it")
 
 
+def test_what_is_to_be_done_about_failures_is_error_or_warn() -> None:
+    with pytest.raises(UserError, match="on_failure is 'ignore': choose error or warn"):
+        ScanEvaluator(on_failure="ignore")
+
+
 def test_interrupt_does_not_lose_what_is_being_written(tmp_path: Path) -> None:
     calls, stopped = [0], threading.Event()
 

@@ -19,6 +19,7 @@ from ctfm.embedding.windows import Array, WindowGrid
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
 from ctfm.scans import result_name
+from ctfm.switches import is_on
 from ctfm.weights import fingerprint
 
 __all__ = ["EmbeddingTable", "without_embeddings"]
@@ -191,7 +192,10 @@ def without_embeddings(
         scans: rows of `ctfm.scans.find_scans`.
         output_dir: as for `EmbeddingTable`.
         overwrite: True: all of them.
+
+    Raises:
+        UserError: `overwrite` is neither true nor false.
     """
-    if overwrite:
+    if is_on("overwrite", overwrite):
         return list(scans)
     return [row for row in scans if not table_file(Path(output_dir), row["name"]).exists()]
