@@ -10,11 +10,20 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-__all__ = ["CONFIDENCE", "Estimate", "estimate_mean", "estimate_ratio", "mean"]
+__all__ = [
+    "CONFIDENCE",
+    "Estimate",
+    "estimate_mean",
+    "estimate_ratio",
+    "estimate_weighted",
+    "mean",
+]
 
 CONFIDENCE = 0.95
 #: An interval over one or two cases would only look like one.
 MIN_CASES_FOR_INTERVAL = 3
+#: Resamples whose figures are computed at once.
+BLOCK = 100
 NAN = float("nan")
 
 
@@ -70,6 +79,32 @@ def estimate_ratio(
     above, below = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
     found = _interval((above, below), _ratio, seed, resamples)
     return Estimate(float(above.sum() / below.sum()), len(pairs), found)
+
+
+def estimate_weighted(
+    statistic: Callable[[Any], Any], cases: int, seed: int, resamples: int
+) -> Estimate:
+    """Any figure that can be had of weighted cases, such as one of pairs of them.
+
+    A resample is how often each case was drawn. The same seed and number of cases draw the same, so
+    that figures of one run go together.
+
+    Args:
+        statistic: weights (R, cases), float, to figures (R,); nan: there is none.
+        cases: how many there are.
+        seed: of the resampling.
+        resamples: bootstrap resamples (percentile method); those without a figure are left out.
+    """
+    value = float(np.asarray(statistic(np.ones((1, cases))))[0])
+    if cases < MIN_CASES_FOR_INTERVAL or math.isnan(value):
+        return Estimate(value, cases, None)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(cases, np.full(cases, 1 / cases), resamples).astype(float)
+    blocks = [drawn[i : i + BLOCK] for i in range(0, resamples, BLOCK)]
+    found = np.concatenate([np.asarray(statistic(block)) for block in blocks])
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(found, [tail, 100 - tail])
+    return Estimate(value, cases, (float(low), float(high)))
 
 
 def _ratio(parts: Any, wholes: Any, axis: int = -1) -> Any:

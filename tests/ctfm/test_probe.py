@@ -23,7 +23,7 @@ from ctfm.networks import PooledEncoder
 from ctfm.probing import probe
 from ctfm.probing.cases import Case, load_cases
 from ctfm.probing.encoders import find_candidates, random_candidates
-from ctfm.probing.probe import _class_ids
+from ctfm.probing.probe import class_ids_of
 from ctfm.probing.search import best_window, chance, search
 from support import make_ct, save
 
@@ -288,7 +288,7 @@ class TestProbe:
         [((1, 5), [1, 5]), ("1,5", [1, 5]), (51, [51]), ("merlin", v2_ids("merlin"))],
     )
     def test_classes_are_chosen_by_group_or_id(self, classes: Any, ids: list[int]) -> None:
-        assert _class_ids(classes) == ids
+        assert class_ids_of(classes) == ids
 
     def test_an_organ_that_lies_around_its_centre_is_told(
         self, checkpoint: str, tmp_path: Path

@@ -49,3 +49,16 @@ class Protocols:
         from ctfm import protocols
 
         print(call(protocols.semantic, checkpoints, str(data), **options))
+
+    def clustering(self, *checkpoints: str, data: str, **options: Any) -> None:
+        """Cluster patches of organs of many scans: do clusters and organs agree?
+
+        Args:
+            checkpoints: encoders: files, patterns in quotes, folders or repository ids.
+            data: datalist (JSON) of scans with labels, such as TotalSegmentator's.
+            options: base_dir, split, classes, out, places, spacing, patch, most, random_seeds,
+                scans, batch_size, device, amp, input_check, progress, seed, resamples.
+        """
+        from ctfm import protocols
+
+        print(call(protocols.clustering, checkpoints, str(data), **options))

@@ -45,6 +45,7 @@ class Case:
         centroids: class id -> centre of mass of its voxels, mm, (3,).
         query_starts: class id -> first voxel of the window centred there, (3,).
         outside: classes whose centre of mass lies outside of them, as a colon's may.
+        affine: voxel of `image` to mm, (4, 4).
     """
 
     name: str
@@ -55,6 +56,11 @@ class Case:
     centroids: dict[int, Array]
     query_starts: dict[int, Array]
     outside: frozenset[int]
+    affine: Array
+
+    def places(self, starts: Array) -> Array:
+        """Where windows stand, by their first voxels (N, 3), in mm, (N, 3)."""
+        return world(self.affine, starts + np.asarray(self.grid.patch) // 2)
 
 
 def load_cases(
@@ -154,6 +160,7 @@ def _case(
         centroids={i: world(affine, voxel[None])[0] for i, voxel in centroids.items()},
         query_starts={i: voxel - half for i, voxel in nearest.items()},
         outside=frozenset(i for i, v in nearest.items() if _values(labels, v[None])[0] != i),
+        affine=affine,
     )
 
 

@@ -24,7 +24,7 @@ from ctfm.probing.report import format_table, write_report
 from ctfm.probing.scores import BEST_WINDOW, CHANCE, Result, score
 from ctfm.probing.search import Answers, best_window, chance, search
 
-__all__ = ["Asked", "Settings", "ask", "make_settings", "probe"]
+__all__ = ["Asked", "Settings", "ask", "class_ids_of", "make_settings", "probe"]
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def ask(
     input_check: str,
 ) -> Asked:
     """Search with every checkpoint and random encoders; arguments are those of `probe`."""
-    class_ids = None if classes is None else _class_ids(classes)
+    class_ids = None if classes is None else class_ids_of(classes)
     candidates = find_candidates(checkpoints)
     candidates += random_candidates(candidates, random_seeds)
     base = base_dir or str(Path(data).parent)
@@ -228,7 +228,12 @@ def _remark(cases: Sequence[Case]) -> str:
     return f"{text}, and count all the same, as published ({', '.join(names[:SHOWN])}{dots})"
 
 
-def _class_ids(classes: str | int | Sequence[int]) -> list[int]:
+def class_ids_of(classes: str | int | Sequence[int]) -> list[int]:
+    """Ids of a class group by its name, or ids as the command line has them.
+
+    Raises:
+        UserError: it is neither.
+    """
     if isinstance(classes, str) and not classes.replace(",", "").isdigit():
         return v2_ids(classes)
     ids = classes.split(",") if isinstance(classes, str) else _listed(classes)

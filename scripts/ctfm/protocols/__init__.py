@@ -1,5 +1,6 @@
 """Published evaluations of embeddings, each on its data set's own files."""
 
+from ctfm.protocols.clustering import clustering
 from ctfm.protocols.mir import mir
 from ctfm.protocols.organ_mnist import organ_mnist
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
@@ -7,6 +8,7 @@ from ctfm.protocols.semantic import semantic
 
 __all__ = [
     "average_precision_at",
+    "clustering",
     "hit_at",
     "mir",
     "organ_mnist",
