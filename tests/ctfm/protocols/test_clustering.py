@@ -103,8 +103,7 @@ def test_tables_and_pictures_are_written(data: str, places: str, tmp_path: Path)
         points = [row for row in csv.DictReader(file) if row["encoder"] == "encoder.pt"]
     if places == "organs":
         assert len(points) == 4 * 3
-    else:
-        assert len(points) > 12
+    assert len(points) > 8
     # figures can be had again from the points
     organs, clusters = [p["organ"] for p in points], [p["k_means"] for p in points]
     expected = normalized_mutual_info_score(organs, clusters)
