@@ -62,3 +62,16 @@ class Protocols:
         from ctfm import protocols
 
         print(call(protocols.clustering, checkpoints, str(data), **options))
+
+    def stability(self, *checkpoints: str, pairs: str, **options: Any) -> None:
+        """Test-retest pairs, and scans after a change; a stopped run goes on.
+
+        Args:
+            checkpoints: encoders: files, patterns in quotes, folders or repository ids.
+            pairs: CSV with the columns first, second (and subject): files or DICOM folders.
+            options: base_dir, out, changes, spacing, patch, overlap, random_seeds, batch_size,
+                device, amp, input_check, progress, seed, resamples.
+        """
+        from ctfm import protocols
+
+        print(call(protocols.stability, checkpoints, str(pairs), **options))

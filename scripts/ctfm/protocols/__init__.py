@@ -5,6 +5,7 @@ from ctfm.protocols.mir import mir
 from ctfm.protocols.organ_mnist import organ_mnist
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
 from ctfm.protocols.semantic import semantic
+from ctfm.protocols.stability import stability
 
 __all__ = [
     "average_precision_at",
@@ -15,4 +16,5 @@ __all__ = [
     "precision_at",
     "rank",
     "semantic",
+    "stability",
 ]

@@ -16,8 +16,11 @@ from ctfm.embedding import Embedder, EmbeddingTable
 from ctfm.embedding.table import table_file
 from ctfm.errors import UserError, one_line
 from ctfm.probing.encoders import Candidate
+from ctfm.protocols.changes import Change
+from ctfm.protocols.embedders import load_embedders
+from ctfm.transforms import LoadScand
 
-__all__ = ["describe_scans"]
+__all__ = ["describe_scans", "spell_changed"]
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +34,8 @@ def describe_scans(
     batch_size: int = 8,
     input_check: str = "error",
     progress: bool = True,
+    changes: Mapping[str, Change] | None = None,
+    seed: int = 0,
 ) -> dict[str, dict[str, Array]]:
     """Embed scans by each encoder, and pool each scan's windows as the recipe says.
 
@@ -46,6 +51,8 @@ def describe_scans(
         batch_size: windows that pass an encoder together.
         input_check: what to do about values that are no CT's: error, warn or off.
         progress: show a bar, on a terminal.
+        changes: what is done to each scan besides; "SCAN, CHANGE" is what it is called then.
+        seed: of the changes.
 
     Returns:
         Encoder -> scan -> descriptor (F,), float32.
@@ -54,21 +61,19 @@ def describe_scans(
         UserError: scans cannot be read, in one line when all others are done; or the folder holds
             embeddings of another kind.
     """
-    embedders, tables = {}, {}
-    for one in candidates:
-        embedders[one.name] = Embedder(
-            one.network(), recipe, device=device, sw_batch_size=batch_size
-        )
-        where = folder / re.sub(r"[^\w.-]+", "_", one.name)
-        tables[one.name] = EmbeddingTable(
-            str(where), embedders[one.name].network, embedders[one.name].recipe
-        )
-        tables[one.name].start()
+    embedders = load_embedders(candidates, recipe, device, batch_size)
+    tables = {}
+    for name, one in embedders.items():
+        where = folder / re.sub(r"[^\w.-]+", "_", name)
+        tables[name] = EmbeddingTable(str(where), one.network, one.recipe)
+        tables[name].start()
+    every: dict[str | None, Change | None] = {None: None}
+    for change, alter in (changes or {}).items():
+        every[change] = alter
     failures = []
     for name, path in tqdm(scans.items(), "scans", disable=None if progress else True):
-        waiting = [one for one in tables if not _file(tables[one], name).exists()]
         try:
-            _embed(name, path, {one: (embedders[one], tables[one]) for one in waiting}, input_check)
+            _embed(name, path, every, seed, (embedders, tables), input_check)
         except UserError as error:
             failures.append(one_line(error))
     if failures:
@@ -76,23 +81,41 @@ def describe_scans(
             f"{len(failures)} of {len(scans)} scans failed (first: {failures[0]}); those of the "
             "others are kept: repair them and give the same command again"
         )
-    return {
-        one: {name: _descriptor(table, name) for name in scans} for one, table in tables.items()
-    }
+    names = [spell_changed(name, change) for name in scans for change in every]
+    return {one: {n: _descriptor(table, n) for n in names} for one, table in tables.items()}
+
+
+def spell_changed(scan: str, change: str | None) -> str:
+    """What a scan is called after a change; None: after none."""
+    return scan if change is None else f"{scan}, {change}"
 
 
 def _embed(
     name: str,
     path: str,
-    waiting: Mapping[str, tuple[Embedder, EmbeddingTable]],
+    changes: Mapping[str | None, Change | None],
+    seed: int,
+    encoders: tuple[Mapping[str, Embedder], Mapping[str, EmbeddingTable]],
     input_check: str,
 ) -> None:
-    if not waiting:
+    """Read a scan once, if anything of it is still to be done."""
+    embedders, tables = encoders
+    waiting = {
+        change: [one for one in tables if not _file(tables[one], spelled).exists()]
+        for change in changes
+        for spelled in [spell_changed(name, change)]
+    }
+    if not any(waiting.values()):
         return
-    embedder, _ = next(iter(waiting.values()))
-    image = embedder.read(path, input_check)
-    for mine, table in waiting.values():
-        table.write({"image": image, "pred": mine.window_map(image), "name": name})
+    scan = LoadScand("image", input_check)({"image": path})["image"]
+    for change, alter in changes.items():
+        if not waiting[change]:
+            continue
+        shown = scan.clone() if alter is None else alter(scan, seed)
+        image = embedders[waiting[change][0]].prepare(shown)
+        for one in waiting[change]:
+            data = {"image": image, "name": spell_changed(name, change)}
+            tables[one].write({**data, "pred": embedders[one].window_map(image)})
 
 
 def _file(table: EmbeddingTable, name: str) -> Path:

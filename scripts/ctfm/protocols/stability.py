@@ -1,0 +1,247 @@
+"""Stability: is a second scan of a patient the nearest, and what do noise and kernels change?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ctfm.columns import read_table
+from ctfm.errors import UserError
+from ctfm.intervals import Estimate, estimate_weighted
+from ctfm.probing.encoders import find_candidates, random_candidates
+from ctfm.protocols.changes import CHANGES
+from ctfm.protocols.descriptors import describe_scans, spell_changed
+from ctfm.protocols.distributions import draw_distributions
+from ctfm.protocols.embedders import adapted_recipe
+from ctfm.protocols.reliability import intraclass_correlation
+from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
+
+__all__ = ["stability"]
+
+Array = npt.NDArray[Any]
+
+PROTOCOL = (
+    "cosine distance between descriptors (average over a scan's patches) within test-retest pairs, "
+    "between subjects, and between a scan and itself after a change; ICC(2,1) of each number"
+)
+REMARK = "subjects are resampled whole"
+WITHIN, BETWEEN = "within pairs", "between subjects"
+IDENTIFIED, ICC, GOOD = "partner is nearest", "ICC, median", "ICC above 0.75"
+GOOD_ICC = 0.75
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scans of subjects.
+
+    Attributes:
+        subjects: their names.
+        first: the scan of each.
+        second: its repetition; empty: there are none.
+    """
+
+    subjects: list[str]
+    first: list[str]
+    second: list[str]
+
+
+def stability(
+    checkpoints: Sequence[str],
+    pairs: str,
+    base_dir: str | None = None,
+    out: str = "stability",
+    changes: bool = True,
+    spacing: Sequence[float] | None = None,
+    patch: Sequence[int] | None = None,
+    overlap: float | None = None,
+    random_seeds: int = 1,
+    batch_size: int = 8,
+    device: str | None = None,
+    amp: bool = True,
+    input_check: str = "error",
+    progress: bool = True,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> str:
+    """Compare scans of the same patient, of different ones, and scans with altered copies.
+
+    Embeddings stay in the output folder: a run that was stopped goes on.
+
+    Args:
+        checkpoints: encoders: files, patterns, folders or repository ids.
+        pairs: CSV with the columns first and second (files or DICOM folders), and subject if there
+            are several pairs of one; without second, scans are compared with altered copies alone.
+        base_dir: folder that its paths are relative to; None: its own.
+        out: folder for metrics.csv, metrics.json, distances.csv, distances.png and the embeddings.
+        changes: compare each first scan with altered copies of it, which takes six times as long.
+        spacing: voxel size in mm, axes SPL; None: 3,1,1, as published.
+        patch: voxels of a window; None: 24,128,128, as published.
+        overlap: share of a window that neighbours have in common; None: 0.625.
+        random_seeds: how many encoders with random weights stand beside them.
+        batch_size: windows that pass the encoder together.
+        device: such as cuda:0; None: a GPU if there is one.
+        amp: compute in the fast number format of the device.
+        input_check: what to do about values that are no CT's: error, warn or off.
+        progress: show bars.
+        seed: of noise and bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        The table.
+
+    Raises:
+        UserError: the CSV, a scan or a checkpoint is not usable.
+    """
+    listed, files = read_pairs(Path(pairs).expanduser(), base_dir)
+    candidates = find_candidates(checkpoints)
+    candidates += random_candidates(candidates, random_seeds)
+    recipe = adapted_recipe("stability", spacing=spacing, patch=patch, overlap=overlap, amp=amp)
+    folder = Path(out).expanduser()
+    asked = CHANGES if changes else {}
+    described = describe_scans(
+        candidates, files, recipe, folder / "embeddings", device, batch_size, input_check, progress,
+        asked, seed,
+    )  # fmt: skip
+    distances = {name: _distances(listed, each, asked) for name, each in described.items()}
+    found = {
+        name: _estimate(listed, described[name], each, seed, resamples)
+        for name, each in distances.items()
+    }
+    settings = {"pairs": str(pairs), "subjects": len(set(listed.subjects)), "recipe": recipe}
+    metrics = [
+        {"encoder": name, "metric": metric, **estimate_values(estimate)}
+        for name, each in found.items()
+        for metric, estimate in each.items()
+    ]
+    write_report(folder, PROTOCOL, REMARK, {**settings, "seed": seed}, candidates, metrics)
+    write_csv(folder / "distances.csv", _rows(distances))
+    draw_distributions(distances, folder / "distances.png", "cosine distance")
+    shown = tuple(next(iter(found.values())))
+    turned = {m: {name: each[m] for name, each in found.items()} for m in shown}
+    table = summary(turned, tuple(found), first="figure")
+    return "\n".join([*table, f"95 % bootstrap intervals; {REMARK}; written to {out}"])
+
+
+def read_pairs(path: Path, base_dir: str | None) -> tuple[Pairs, dict[str, str]]:
+    """Pairs, and the files of their scans by the names that the CSV gives them.
+
+    Raises:
+        UserError: the CSV has no column first, a cell is empty, or there are fewer than two rows.
+    """
+    table = read_table(path)
+    if "first" not in table.columns:
+        raise UserError(f"{path}: no column first: give first,second with two scans a row")
+    first = [*table.columns["first"]]
+    second = [*table.columns.get("second", ())]
+    subjects = [*table.columns.get("subject", first)]
+    for column, cells in (("first", first), ("second", second), ("subject", subjects)):
+        empty = [row for row, cell in zip(table.rows, cells, strict=False) if not cell.strip()]
+        if empty:
+            raise UserError(f"{path}: row {empty[0]} has no {column}: fill it in, or leave it out")
+    if len(set(subjects)) < 2:
+        raise UserError(f"{path}: {len(set(subjects))} subject: two or more are compared")
+    base = Path(base_dir).expanduser() if base_dir else path.parent
+    return Pairs(subjects, first, second), {n: str(base / n) for n in (*first, *second)}
+
+
+def _distances(
+    pairs: Pairs, descriptors: Mapping[str, Array], changes: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """Kind of distance -> distances."""
+    first = _unit(descriptors, pairs.first)
+    apart = np.array(pairs.subjects)[:, None] != np.array(pairs.subjects)[None]
+    found = {}
+    if pairs.second:
+        second = _unit(descriptors, pairs.second)
+        found[WITHIN] = (1 - (first * second).sum(axis=1)).tolist()
+        cross = 1 - first @ second.T
+        found[BETWEEN] = cross[apart].tolist()
+    else:
+        found[BETWEEN] = (1 - first @ first.T)[apart & (np.tri(len(first), k=-1) > 0)].tolist()
+    for change in changes:
+        altered = _unit(descriptors, [spell_changed(name, change) for name in pairs.first])
+        found[change] = (1 - (first * altered).sum(axis=1)).tolist()
+    return found
+
+
+def _estimate(
+    pairs: Pairs,
+    descriptors: Mapping[str, Array],
+    distances: Mapping[str, list[float]],
+    seed: int,
+    resamples: int,
+) -> dict[str, Estimate]:
+    subjects = list(dict.fromkeys(pairs.subjects))
+    places = np.array([subjects.index(name) for name in pairs.subjects])
+
+    def weighted(statistic: Any) -> Estimate:
+        def of_subjects(weights: Array) -> Any:  # (R, subjects) -> (R, pairs)
+            return statistic(weights[:, places])
+
+        return estimate_weighted(of_subjects, len(subjects), seed, resamples)
+
+    first = _unit(descriptors, pairs.first)
+    partner = _unit(descriptors, pairs.second) if pairs.second else first
+    cross, apart = 1 - first @ partner.T, places[:, None] != places[None]
+    between = partial(_mean_between, cross, apart)
+    found = {BETWEEN: weighted(between)}
+    for kind, values in distances.items():
+        if kind == BETWEEN:
+            continue
+        mine = np.asarray(values)
+        found[kind] = weighted(partial(_mean, mine))
+        found[f"{kind} / {BETWEEN}"] = weighted(lambda w, mine=mine: _mean(mine, w) / between(w))
+    if pairs.second:
+        found[IDENTIFIED] = weighted(partial(_mean, _identified(first, partner, apart)))
+        one, two = (
+            np.stack([descriptors[name] for name in names]).astype(float)
+            for names in (pairs.first, pairs.second)
+        )
+        icc = partial(intraclass_correlation, one, two)
+        found[ICC] = weighted(lambda w: np.nanmedian(icc(w), axis=1))
+        found[GOOD] = weighted(lambda w: (icc(w) > GOOD_ICC).mean(axis=1))
+    return found
+
+
+def _mean(values: Array, weights: Array) -> Array:
+    averages: Array = weights @ values / weights.sum(axis=1)
+    return averages
+
+
+def _mean_between(cross: Array, apart: Array, weights: Array) -> Array:
+    """Average over ordered pairs of different subjects, as often as both were drawn; (R,)."""
+    with np.errstate(invalid="ignore"):
+        averages: Array = np.einsum("ri,ij,rj->r", weights, cross * apart, weights) / np.einsum(
+            "ri,ij,rj->r", weights, apart.astype(float), weights
+        )
+    return averages
+
+
+def _identified(first: Array, second: Array, apart: Array) -> Array:
+    """1 where no scan of another subject is as near as the partner, both ways averaged, (N,)."""
+    cross = 1 - first @ second.T
+    partner = np.diag(cross)
+    others = np.where(apart, cross, np.inf)
+    found: Array = ((partner < others.min(axis=1)) * 1.0 + (partner < others.min(axis=0))) / 2
+    return found
+
+
+def _unit(descriptors: Mapping[str, Array], names: Sequence[str]) -> Array:
+    vectors = np.stack([descriptors[name] for name in names]).astype(float)
+    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _rows(distances: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:
+    return [
+        {"encoder": encoder, "kind": kind, "distance": value}
+        for encoder, kinds in distances.items()
+        for kind, values in kinds.items()
+        for value in values
+    ]
