@@ -21,6 +21,7 @@ from ctfm.commands import (
     locate,
     search,
     segment,
+    view,
 )
 from ctfm.errors import explain_in_one_line
 
@@ -91,6 +92,16 @@ class Commands:
                 input_check.
         """
         print(search(query, index, options))
+
+    def view(self, scan: str | None = None, **options: Any) -> None:
+        """Look at a scan in the browser, and at places in other scans that are like one.
+
+        Args:
+            scan: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series.
+            options: labels, heat, index, checkpoint, scans, k, port, browser, install, device,
+                input_check.
+        """
+        print(view(scan, options))
 
     def compare(self, run_a: str, run_b: str, **options: Any) -> None:
         """Is one of two runs on the same cases better, and by how much?

@@ -32,7 +32,8 @@ TOP = {
     "ctfm.__main__", "ctfm.bundle_checks", "ctfm.commands", "ctfm.commands.auto3dseg",
     "ctfm.commands.calling", "ctfm.commands.data", "ctfm.commands.evaluation",
     "ctfm.commands.locating", "ctfm.commands.protocols", "ctfm.commands.retrieval",
-    "ctfm.commands.segmentation", "ctfm.commands.weights", "ctfm.config_checks",
+    "ctfm.commands.segmentation", "ctfm.commands.viewing", "ctfm.commands.weights",
+    "ctfm.config_checks",
     "ctfm.config_contract", "ctfm.release", "ctfm.task_overlays",
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from ctfm.commands.locating import locate
 from ctfm.commands.protocols import Protocols
 from ctfm.commands.retrieval import Indexes, search
 from ctfm.commands.segmentation import segment
+from ctfm.commands.viewing import view
 from ctfm.commands.weights import Weights
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "locate",
     "search",
     "segment",
+    "view",
 ]

@@ -17,16 +17,31 @@ class Indexes:
         """Add embeddings, each row once: a stopped run can be repeated.
 
         --metadata FILE.csv adds columns to search by, by its column scan; --prefix NAME/ keeps
-        data sets apart that use the same names; --build makes the approximate index.
+        data sets apart that use the same names; --build makes the approximate index. Several
+        processes add to one index at the same time: each by torchrun or srun its part of the files,
+        in arrays with --shards N.
 
         Args:
             folders: outputs of the feature extractor's inference, with embeddings.parquet.
             index: folder of the index; made where there is none.
-            options: metadata, prefix, build.
+            options: metadata, prefix, build, shard, shards.
         """
         from ctfm import retrieval
 
         print(call(retrieval.add_embeddings, [str(one) for one in folders], str(index), **options))
+
+    def build(self, index: str, **options: Any) -> None:
+        """Make the approximate index, for searches among more than 200,000 rows.
+
+        By torchrun or srun, or in arrays with --shards N, each process makes a part.
+
+        Args:
+            index: its folder.
+            options: shard, shards.
+        """
+        from ctfm import retrieval
+
+        print(call(retrieval.build_index, str(index), **options))
 
     def info(self, index: str) -> None:
         """Say what an index holds.
