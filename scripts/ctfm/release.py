@@ -190,8 +190,8 @@ def _members(root: Path, with_weights: bool, overlay: str | None) -> dict[str, C
     kept = {name: content for name, content in changed.items() if content is not None}
     members = {name: path for name, path in members.items() if name not in changed}
     members.update(kept)
-    kept = {".py", ".html", ".css", ".js"}
-    sources = (p for p in PACKAGE.rglob("*") if p.suffix in kept or p.name == "py.typed")
+    code = {".py", ".html", ".css", ".js"}
+    sources = (p for p in PACKAGE.rglob("*") if p.suffix in code or p.name == "py.typed")
     members |= {f"{PACKAGE.name}/{p.relative_to(PACKAGE).as_posix()}": p for p in sources}
     if with_weights:
         weights = {n: path for n, path in _weights(root, overlay).items() if path.is_file()}

@@ -86,7 +86,8 @@ def test_zip_holds_the_bundle_and_the_package_and_nothing_local(
         write(bundle, litter, "local")
     packed = release.pack(bundle, tmp_path / "dist")
     package = Path(release.__file__).parent
-    sources = {p.relative_to(package).as_posix() for p in package.rglob("*.py")} | {"py.typed"}
+    files = [*package.rglob("*.py"), *package.rglob("assets/*"), package / "py.typed"]
+    sources = {path.relative_to(package).as_posix() for path in files}
     inside = {n.removeprefix(f"{NAME}/") for n in names(packed.path)}
     assert {n.removeprefix("ctfm/") for n in inside if n.startswith("ctfm/")} == sources
     tracked = {n.as_posix() for n in shipped_files(WHOLE_BODY)}
