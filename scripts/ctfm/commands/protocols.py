@@ -75,3 +75,16 @@ class Protocols:
         from ctfm import protocols
 
         print(call(protocols.stability, checkpoints, str(pairs), **options))
+
+    def saliency(self, *checkpoints: str, data: str, **options: Any) -> None:
+        """Cover parts of patches around organs: does the embedding hang on the organ?
+
+        Args:
+            checkpoints: encoders: files, patterns in quotes, folders or repository ids.
+            data: datalist (JSON) of scans with labels, such as TotalSegmentator's.
+            options: base_dir, split, classes, out, pictures, spacing, patch, random_seeds, scans,
+                batch_size, device, amp, input_check, progress, seed, resamples.
+        """
+        from ctfm import protocols
+
+        print(call(protocols.saliency, checkpoints, str(data), **options))

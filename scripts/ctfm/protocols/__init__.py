@@ -4,6 +4,7 @@ from ctfm.protocols.clustering import clustering
 from ctfm.protocols.mir import mir
 from ctfm.protocols.organ_mnist import organ_mnist
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
+from ctfm.protocols.saliency import saliency
 from ctfm.protocols.semantic import semantic
 from ctfm.protocols.stability import stability
 
@@ -15,6 +16,7 @@ __all__ = [
     "organ_mnist",
     "precision_at",
     "rank",
+    "saliency",
     "semantic",
     "stability",
 ]
