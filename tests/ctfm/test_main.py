@@ -99,6 +99,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("protocol.organmnist3d", ["encoder.pt", "--data", "file.npz"]),
         ("search", ["scan", "--index", "folder"]),
         ("index.add", ["folder", "--index", "folder"]),
+        ("index.build", ["folder"]),
     ],
 )
 def test_unknown_option_is_a_mistake_of_the_user(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import glob
 from typing import Any
 
 from ctfm.commands.calling import call
@@ -81,7 +82,7 @@ def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> s
     Args:
         arguments: the query; numbers of a place and further indexes may follow: Fire takes one
             value an option, of ``--point 10 -20 300`` the first.
-        index: folder, or folders with commas.
+        index: folder, or folders with commas, or a pattern such as ``archive/*``.
         options: all the rest.
 
     Raises:
@@ -99,5 +100,6 @@ def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> s
     if "k" in options and not isinstance(options["k"], int):
         raise UserError(f"k is {options['k']}: give a number from 1")
     folders = [index] if isinstance(index, str) else list(index or ())
-    folders = [part for folder in folders for part in str(folder).split(",")]
+    parts = [part for folder in folders for part in str(folder).split(",")]
+    folders = [folder for part in parts for folder in sorted(glob(part)) or [part]]
     return str(call(retrieval.search_scan, scans[0], folders, **options))

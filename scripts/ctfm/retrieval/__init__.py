@@ -4,6 +4,7 @@
 """
 
 from ctfm.retrieval.adding import add_embeddings
+from ctfm.retrieval.building import build_index
 from ctfm.retrieval.checking import check_index, describe_index
 from ctfm.retrieval.exporting import export_index
 from ctfm.retrieval.index import Index
@@ -15,6 +16,7 @@ __all__ = [
     "Index",
     "Searcher",
     "add_embeddings",
+    "build_index",
     "check_index",
     "describe_index",
     "export_index",

@@ -15,6 +15,9 @@ from ctfm import require
 from ctfm.embedding.table import DESCRIPTION, TABLE
 from ctfm.errors import UserError
 from ctfm.retrieval.index import PURPOSE, RESERVED, Index
+from ctfm.retrieval.retrying import patiently
+from ctfm.sharding import Shard, find_shard
+from ctfm.switches import is_on
 
 __all__ = ["EXACT_ROWS", "add_embeddings"]
 
@@ -32,18 +35,22 @@ def add_embeddings(
     metadata: str | None = None,
     prefix: str = "",
     build: bool | None = None,
+    shard: int | None = None,
+    shards: int | None = None,
 ) -> str:
     """Add tables of embeddings, as the bundles' inference writes them, to an index.
 
     Rows that are there already are left as they are, so that a stopped run can be repeated; what
-    has been reported is on disk.
+    has been reported is on disk. Several processes may add to one index at the same time.
 
     Args:
         folders: with ``embeddings.parquet`` in them, or such tables themselves.
         index: folder of the index; made where there is none.
         metadata: CSV with a column ``scan``, and others that become columns of the index.
         prefix: put before the names of the scans, for data sets that use the same names.
-        build: make the approximate index; None: above `EXACT_ROWS` rows.
+        build: make the approximate index; None: above `EXACT_ROWS` rows, if nobody else adds.
+        shard: which part of the files this process adds, from 0; None: as its launcher says.
+        shards: parts in all; None: as many as processes were launched.
 
     Returns:
         What was done, in a line.
@@ -54,31 +61,38 @@ def add_embeddings(
     """
     if not folders:
         raise UserError("no embeddings are given: ctfm index add FOLDER --index DIR")
+    part = find_shard(shard, shards)
+    tidy = part.count == 1 if build is None else is_on("build", build)
     extra = {} if metadata is None else _read_metadata(Path(metadata).expanduser())
     opened: Index | None = None
     added = seen = 0
     for folder in folders:
         table = _table_folder(Path(folder).expanduser())
         made_with = _made_with(table)
-        for batch in _batches(table, prefix):
+        for batch in _batches(table, prefix, part):
             dimension = batch.schema.field("embedding").type.list_size
             if opened is None:
                 opened = Index.create(index, made_with, dimension)
                 _add_columns(opened, extra)
             opened.check_same({**made_with, "dimension": dimension})
+            opened.refresh()
             _check_known(opened, batch)
             added += _merge(opened, batch, extra)
             seen += batch.num_rows
             print(f"{opened.folder}: {seen} rows seen, {added} of them new", flush=True)
     if opened is None:
+        if part.count > 1:  # the other parts have them
+            return f"{', '.join(folders)}: no scan in {part}"
         raise UserError(f"{', '.join(folders)}: no scan was embedded there")
-    rows = opened.count()
-    opened.table.optimize()
-    if build or (build is None and rows > EXACT_ROWS and added):
+    if tidy:
+        patiently(opened.table.optimize, opened.folder)
+    opened.refresh()
+    if tidy and (build is not None or (opened.count() > EXACT_ROWS and added)):
         opened.build_ann()
-    missing = [scan for scan in extra if opened.count(f"scan = '{_quoted(scan)}'") == 0]
-    remark = f"; {len(missing)} scans of {metadata} are not in it" if missing else ""
-    return f"{opened.folder}: {rows} rows, {added} of them new{remark}"
+    more = "" if part.count == 1 else f" by {part}"
+    missing = _missing(opened, extra)
+    remark = f"; {missing} scans of {metadata} are not in it" if missing else ""
+    return f"{opened.folder}: {opened.count()} rows, {added} of them new{more}{remark}"
 
 
 def _table_folder(folder: Path) -> Path:
@@ -98,13 +112,15 @@ def _made_with(table: Path) -> dict[str, Any]:
         raise UserError(f"{table / DESCRIPTION}: cannot be read: embed the scans anew") from error
 
 
-def _batches(table: Path, prefix: str) -> Iterator[Any]:
-    """Arrow tables of whole scans."""
+def _batches(table: Path, prefix: str, part: Shard) -> Iterator[Any]:
+    """Arrow tables of whole scans, of those whose files belong to a part."""
     arrow = require("pyarrow", purpose=PURPOSE, extra="index")
     parquet = require("pyarrow.parquet", purpose=PURPOSE, extra="index")
     waiting: list[Any] = []
     for path in sorted(table.rglob("*.parquet")):
         if path.is_dir() or path.name.startswith((".", "_")):
+            continue
+        if not part.holds(path.relative_to(table).as_posix()):
             continue
         try:
             rows = parquet.ParquetFile(path).read()
@@ -158,7 +174,10 @@ def _merge(index: Index, batch: Any, extra: Mapping[str, Mapping[str, Any]]) -> 
         arrow = require("pyarrow", purpose=PURPOSE, extra="index")
         kind = index.table.schema.field(name).type
         batch = batch.append_column(name, arrow.nulls(batch.num_rows, kind))
-    return int(merge.execute(batch).num_inserted_rows)
+    schema = index.table.schema
+    rows = batch.select(schema.names).cast(schema)  # keys are never null, which the index demands
+    done = patiently(lambda: merge.execute(rows), index.folder)
+    return int(done.num_inserted_rows)
 
 
 def _check_known(index: Index, batch: Any) -> None:
@@ -225,12 +244,27 @@ def _add_columns(index: Index, extra: Mapping[str, Mapping[str, Any]]) -> None:
         values = [row[name] for row in extra.values()]
         kind = "string" if any(isinstance(value, str) for value in values) else "double"
         if name not in index.metadata:
-            index.table.add_columns({name: f"cast(null as {kind})"})
-        elif str(index.table.schema.field(name).type) != kind:
+            _add_column(index, name, kind)
+        if str(index.table.schema.field(name).type) != kind:
             raise UserError(
                 f"{index.folder}: column {name} is {index.table.schema.field(name).type}, and "
                 f"{kind} in the CSV: give it another name"
             )
+
+
+def _add_column(index: Index, name: str, kind: str) -> None:
+    try:
+        index.table.add_columns({name: f"cast(null as {kind})"})
+    except (RuntimeError, ValueError, OSError):
+        index.refresh()
+        if name not in index.metadata:  # no other process has added it meanwhile
+            raise
+
+
+def _missing(index: Index, extra: Mapping[str, Any]) -> int:
+    """Scans of the CSV that are not in the index."""
+    known = index.rows(["scan"], "kind = 'scan'")["scan"].to_pylist() if extra else []
+    return len(extra.keys() - {*known})
 
 
 def _quoted(text: str) -> str:

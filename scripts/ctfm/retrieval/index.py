@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ctfm import __version__, require
 from ctfm.errors import UserError
 from ctfm.files import atomic_path
+from ctfm.retrieval.retrying import patiently
 
-__all__ = ["ANN_INDEX", "RESERVED", "Index"]
+__all__ = ["ANN_INDEX", "LEAST_ROWS", "RESERVED", "Index", "ann_parameters"]
 
 TABLE = "embeddings"
 DESCRIPTION = "index.json"
 PURPOSE = "keep embeddings in an index"
 ANN_INDEX = "embedding_idx"
+#: Below, product quantisation has too little to learn from.
+LEAST_ROWS = 256
+#: With this mark of its own, LanceDB refuses to add a key that another process added meanwhile, and
+#: looks again; without it, two processes that add the same rows at the same moment both do.
+ONCE = {"lance-schema:unenforced-primary-key": "true"}
 #: Columns of every index; others are metadata of the user's.
 RESERVED = ("key", "scan", "kind", "x_mm", "y_mm", "z_mm", "embedding")
 
@@ -70,15 +77,18 @@ class Index:
             index = cls(folder)
             index.check_same(wanted)
             return index
-        if folder.exists() and any(path.suffix != ".lance" for path in folder.iterdir()):
+        if folder.exists() and any(not _is_ours(path) for path in folder.iterdir()):
             raise UserError(f"{folder}: not empty, and no index: choose another folder")
         lancedb = require("lancedb", purpose=PURPOSE, extra="index")
         folder.mkdir(parents=True, exist_ok=True)
-        lancedb.connect(str(folder)).create_table(TABLE, schema=_schema(dimension), exist_ok=True)
+        database, schema = lancedb.connect(str(folder)), _schema(dimension)
+        patiently(lambda: database.create_table(TABLE, schema=schema, exist_ok=True), folder)
         with atomic_path(folder / DESCRIPTION) as temporary:
             document = {**wanted, "ctfm_version": __version__}
             temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
-        return cls(folder)
+        index = cls(folder)
+        index.check_same(wanted)  # another process may have been faster
+        return index
 
     def check_same(self, made_with: Mapping[str, Any]) -> None:
         """Refuse embeddings of another kind.
@@ -128,24 +138,43 @@ class Index:
         query = self.table.search().select(columns).limit(max(self.count(where), 1))
         return (query if where is None else query.where(where)).to_arrow()
 
+    def refresh(self) -> None:
+        """See what other processes have added."""
+        self.table.checkout_latest()
+
     def has_ann(self) -> bool:
         """Whether there is an approximate index."""
         return any(one.name == ANN_INDEX for one in self.table.list_indices())
 
     def build_ann(self) -> None:
-        """Make the approximate index anew: inverted lists of product-quantised vectors.
+        """Make the approximate index anew.
 
-        With few samples and iterations, which costs no recall where hits are refined.
+        Raises:
+            UserError: there are too few rows, or other processes change the index all the time.
         """
+        rows = self.count()
+        if rows < LEAST_ROWS:
+            raise UserError(
+                f"{self.folder}: {rows} rows are too few for an approximate index, which takes "
+                f"{LEAST_ROWS}: searches are exact without it"
+            )
         lancedb_index = require("lancedb.index", purpose=PURPOSE, extra="index")
-        config = lancedb_index.IvfPq(
-            distance_type="cosine",
-            num_partitions=max(1, round(self.count() ** 0.5)),
-            num_sub_vectors=max(1, self.dimension // 16),
-            sample_rate=32,
-            max_iterations=10,
-        )
-        self.table.create_index("embedding", config=config, name=ANN_INDEX, replace=True)
+        config = lancedb_index.IvfPq(**ann_parameters(rows, self.dimension), max_iterations=10)
+        build = partial(self.table.create_index, "embedding", name=ANN_INDEX, replace=True)
+        patiently(lambda: build(config=config), self.folder)
+
+
+def ann_parameters(rows: int, dimension: int) -> dict[str, Any]:
+    """Of the approximate index: inverted lists of product-quantised vectors.
+
+    With few samples and iterations, which costs no recall where hits are refined.
+    """
+    return {
+        "distance_type": "cosine",
+        "num_partitions": max(1, round(rows**0.5)),
+        "num_sub_vectors": max(1, dimension // 16),
+        "sample_rate": 32,
+    }
 
 
 def _schema(dimension: int) -> Any:
@@ -153,7 +182,13 @@ def _schema(dimension: int) -> Any:
     text, number = arrow.string(), arrow.float64()
     places = [(axis, number) for axis in ("x_mm", "y_mm", "z_mm")]
     embedding = ("embedding", arrow.list_(arrow.float32(), dimension))
-    return arrow.schema([("key", text), ("scan", text), ("kind", text), *places, embedding])
+    key = arrow.field("key", text, nullable=False, metadata=ONCE)
+    return arrow.schema([key, ("scan", text), ("kind", text), *places, embedding])
+
+
+def _is_ours(path: Path) -> bool:
+    """What lies in the folder of an index that is just being made."""
+    return path.suffix == ".lance" or path.name.startswith((DESCRIPTION, f".{DESCRIPTION}"))
 
 
 def _read(path: Path) -> dict[str, Any]:
