@@ -110,6 +110,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     package = Path(ctfm.__file__).parent
-    sources = {f"ctfm/{p.relative_to(package).as_posix()}" for p in package.rglob("*.py")}
-    assert {n for n in names if ".dist-info/" not in n} == sources | {"ctfm/py.typed"}
+    files = [*package.rglob("*.py"), *package.rglob("assets/*"), package / "py.typed"]
+    sources = {f"ctfm/{path.relative_to(package).as_posix()}" for path in files}
+    assert {n for n in names if ".dist-info/" not in n} == sources
     assert any(n.endswith("LICENSE") for n in names)
