@@ -76,6 +76,7 @@ def _build_part(index: Index, part: Shard) -> str:
     with suppress(OSError):
         (index.folder / SEGMENTS).rmdir()
     index.refresh()
+    index.build_kinds()
     return f"{done}; it was the last: the approximate index is there"
 
 

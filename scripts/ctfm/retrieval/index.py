@@ -18,7 +18,7 @@ __all__ = ["ANN_INDEX", "LEAST_ROWS", "RESERVED", "Index", "ann_parameters"]
 TABLE = "embeddings"
 DESCRIPTION = "index.json"
 PURPOSE = "keep embeddings in an index"
-ANN_INDEX = "embedding_idx"
+ANN_INDEX, KIND_INDEX = "embedding_idx", "kind_idx"
 #: Below, product quantisation has too little to learn from.
 LEAST_ROWS = 256
 #: With this mark of its own, LanceDB refuses to add a key that another process added meanwhile, and
@@ -161,6 +161,16 @@ class Index:
         lancedb_index = require("lancedb.index", purpose=PURPOSE, extra="index")
         config = lancedb_index.IvfPq(**ann_parameters(rows, self.dimension), max_iterations=10)
         build = partial(self.table.create_index, "embedding", name=ANN_INDEX, replace=True)
+        patiently(lambda: build(config=config), self.folder)
+        self.build_kinds()
+
+    def build_kinds(self) -> None:
+        """Mark which rows are scans and which patches: each search asks, and would read them all.
+
+        Of a million rows, that took 30 of 45 ms.
+        """
+        config = require("lancedb.index", purpose=PURPOSE, extra="index").Bitmap()
+        build = partial(self.table.create_index, "kind", name=KIND_INDEX, replace=True)
         patiently(lambda: build(config=config), self.folder)
 
 

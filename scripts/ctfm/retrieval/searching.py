@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctfm import require
 from ctfm.errors import UserError
 from ctfm.retrieval.adding import EXACT_ROWS
-from ctfm.retrieval.index import Index
+from ctfm.retrieval.index import PURPOSE, Index
 
 __all__ = ["Hit", "Searcher", "merge_hits"]
 
 Array = npt.NDArray[Any]
 
-#: Candidates that are compared exactly, for each hit of the approximate index.
-REFINE = 10
+#: Candidates that are compared exactly, for each hit of the approximate index: with 10 of them,
+#: 57 % of the true ones were found among a million rows, with 50 of them 99.5 %.
+REFINE = 50
 #: Lists of it that are looked through.
-PROBES = 64
+PROBES = 32
 PLACE = ("x_mm", "y_mm", "z_mm")
 
 
@@ -95,16 +97,28 @@ class Searcher:
 
     def _search_matrix(self, vector: Array, k: int) -> list[Hit]:
         if self._matrix is None:
-            table = self.index.rows([*self.columns, "embedding"], self.condition).combine_chunks()
-            flat = table["embedding"].combine_chunks().flatten().to_numpy()
-            matrix = flat.reshape(-1, self.index.dimension).astype(np.float32)
-            matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-            self._matrix, self._found = matrix, table.drop(["embedding"])
+            self._read_matrix()
+        assert self._matrix is not None
         similarity = self._matrix @ vector
         best = np.argpartition(-similarity, min(k, len(similarity)) - 1)[:k]
         best = best[np.argsort(-similarity[best], kind="stable")]
         rows = self._found.take(best).to_pylist()
         return [self._hit(row, float(similarity[i])) for row, i in zip(rows, best, strict=True)]
+
+    def _read_matrix(self) -> None:
+        """Embeddings of length one, piece by piece: a copy of all of them would be one too many."""
+        arrow = require("pyarrow", purpose=PURPOSE, extra="index")
+        table = self.index.rows([*self.columns, "embedding"], self.condition)
+        matrix = np.empty((table.num_rows, self.index.dimension), np.float32)
+        first = 0
+        for chunk in table["embedding"].iterchunks():
+            rows = matrix[first : first + len(chunk)]
+            rows[:] = chunk.flatten().to_numpy().reshape(-1, self.index.dimension)
+            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            first += len(chunk)
+        self._matrix, self._found = matrix, table.drop(["embedding"]).combine_chunks()
+        del table
+        arrow.default_memory_pool().release_unused()
 
     def _search_table(self, vector: Array, k: int) -> list[Hit]:
         query = self.index.table.search(vector).distance_type("cosine")
