@@ -100,7 +100,7 @@ class Neighbours:
         """Rows of all scans but one: a scan would find itself."""
         if own not in self._searchers:
             name = (own or "").replace("'", "''")
-            where = None if own is None else f"scan <> '{name}' AND scan NOT LIKE '%/{name}'"
+            where = None if own is None else f"scan <> '{name}' AND NOT ends_with(scan, '/{name}')"
             while len(self._searchers) >= KEPT:
                 self._searchers.pop(next(iter(self._searchers)))
             self._searchers[own] = Searcher(self.index, "patch", where)
