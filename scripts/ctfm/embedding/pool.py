@@ -80,7 +80,7 @@ class RayPool:
         count = self.workers or gpus or int(there.get("CPU", 1))
         done = self.data.from_items(self.rows, override_num_blocks=len(self.rows)).map_batches(
             _Pooled, fn_constructor_args=(self.make,), batch_size=1, num_gpus=1 if gpus else None,
-            concurrency=min(count, len(self.rows)),
+            compute=self.data.ActorPoolStrategy(size=min(count, len(self.rows))),
         )  # fmt: skip
         bar = tqdm(
             done.iter_rows(), "scans", len(self.rows), disable=None if self.progress else True

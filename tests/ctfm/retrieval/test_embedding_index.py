@@ -163,6 +163,9 @@ def test_export(tmp_path: Path) -> None:
     assert export_index(str(tmp_path / "i"), str(tmp_path / "all.parquet")).endswith("44 rows")
     found = pq.read_table(tmp_path / "all.parquet")
     assert found.num_rows == 44
+    assert found.schema.field("embedding").type == pa.list_(pa.float32()), "as Milvus takes it"
+    rows = Index(tmp_path / "i").rows(found.column_names).to_pylist()
+    assert sorted(found.to_pylist(), key=str) == sorted(rows, key=str)
     assert found.schema.metadata[b"encoder_sha256"] == b"a" * 64
     with pytest.raises(UserError, match=r"ends in \.parquet"):
         export_index(str(tmp_path / "i"), str(tmp_path / "all.csv"))
