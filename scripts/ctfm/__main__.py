@@ -101,6 +101,8 @@ class Commands:
             options: labels, heat, index, checkpoint, scans, k, port, browser, install, device,
                 input_check.
         """
+        if options.keys() & {"help", "h"}:  # fire takes them for options of a command with many
+            fire.Fire(Commands, command=["view", "--", "--help"])
         print(view(scan, options))
 
     def compare(self, run_a: str, run_b: str, **options: Any) -> None:

@@ -76,15 +76,24 @@ class Protocols:
 
         print(call(protocols.stability, checkpoints, str(pairs), **options))
 
-    def saliency(self, *checkpoints: str, data: str, **options: Any) -> None:
+    def saliency(self, *checkpoints: Any, **options: Any) -> None:
         """Cover parts of patches around organs: does the embedding hang on the organ?
+
+        With --data, a datalist (JSON) of scans with labels: all organs. With --scan, one place of
+        one scan: --point x,y,z (mm, RAS+), --voxel i,j,k, or --organ NAME with --labels FILE.
 
         Args:
             checkpoints: encoders: files, patterns in quotes, folders or repository ids.
-            data: datalist (JSON) of scans with labels, such as TotalSegmentator's.
-            options: base_dir, split, classes, out, pictures, spacing, patch, random_seeds, scans,
-                batch_size, device, amp, input_check, progress, seed, resamples.
+            options: data, scan, point, voxel, organ, labels, base_dir, split, classes, out,
+                pictures, spacing, patch, random_seeds, scans, batch_size, device, amp,
+                input_check, progress, seed, resamples.
         """
         from ctfm import protocols
 
-        print(call(protocols.saliency, checkpoints, str(data), **options))
+        # of ``--point 10 -20 300`` Fire gives the option one number
+        numbers = [one for one in checkpoints if isinstance(one, int | float)]
+        files = [one for one in checkpoints if not isinstance(one, int | float)]
+        for key in ("point", "voxel"):
+            if numbers and isinstance(options.get(key), int | float):
+                options[key], numbers = [options[key], *numbers], []
+        print(call(protocols.saliency, [*files, *numbers], **options))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from glob import glob
 from typing import Any
 
-from ctfm.commands.calling import call
+from ctfm.commands.calling import call, split_folders
 from ctfm.errors import UserError
 
 __all__ = ["Indexes", "search"]
@@ -99,7 +98,4 @@ def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> s
         raise UserError("give one query: ctfm search QUERY --index DIR [--point 10,-20,300]")
     if "k" in options and not isinstance(options["k"], int):
         raise UserError(f"k is {options['k']}: give a number from 1")
-    folders = [index] if isinstance(index, str) else list(index or ())
-    parts = [part for folder in folders for part in str(folder).split(",")]
-    folders = [folder for part in parts for folder in sorted(glob(part)) or [part]]
-    return str(call(retrieval.search_scan, scans[0], folders, **options))
+    return str(call(retrieval.search_scan, scans[0], split_folders(index), **options))

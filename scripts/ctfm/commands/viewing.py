@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ctfm.commands.calling import call
+from ctfm.commands.calling import call, split_folders
 
 __all__ = ["view"]
 
@@ -18,4 +18,9 @@ def view(scan: str | None, options: dict[str, Any]) -> str:
     """
     from ctfm import viewing
 
+    if options.get("index") is not None:
+        options["index"] = split_folders(options["index"])
+    for name in ("labels", "heat", "checkpoint", "scans"):  # Fire takes 2024 for a number
+        if options.get(name) is not None:
+            options[name] = str(options[name])
     return str(call(viewing.view, None if scan is None else str(scan), **options))

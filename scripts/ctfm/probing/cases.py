@@ -25,7 +25,7 @@ from ctfm.errors import UserError
 from ctfm.scan_checks import check_label
 from ctfm.transforms import LoadScand
 
-__all__ = ["Case", "load_cases"]
+__all__ = ["Case", "load_cases", "scan_name"]
 
 Row = Mapping[str, Any]
 
@@ -92,7 +92,7 @@ def load_cases(
         if not isinstance(row.get("label"), str):
             raise UserError(f"{row['image']}: the datalist has no label file for it: give one")
         loaded = _load(row, steps)
-        name = _name(str(row["image"]), base_dir)
+        name = scan_name(str(row["image"]), base_dir)
         cases.append(_case(name, loaded, class_ids, (tuple(patch), overlap)))
     return cases
 
@@ -133,7 +133,8 @@ def _load(row: Row, steps: Compose) -> dict[str, Any]:
         raise
 
 
-def _name(path: str, base_dir: str) -> str:
+def scan_name(path: str, base_dir: str) -> str:
+    """A scan's path below a folder; outside of it, the path as it is."""
     image, base = Path(path), Path(base_dir).absolute()
     return str(image.relative_to(base)) if image.is_relative_to(base) else path
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 __all__ = ["occlusion"]
 
@@ -24,6 +25,7 @@ def occlusion(
     cube: Sequence[int],
     stride: Sequence[int],
     batch_size: int = 8,
+    progress: bool = False,
 ) -> Array:
     """Cover cubes with the patch's mean, one after the other.
 
@@ -35,6 +37,7 @@ def occlusion(
         cube: voxels of a cube.
         stride: voxels from cube to cube; the last ones end where the patch does.
         batch_size: patches that pass the encoder together.
+        progress: show a bar, on a terminal.
 
     Returns:
         (D, H, W): average, over the cubes that cover a voxel, of the cosine distance between the
@@ -45,8 +48,8 @@ def occlusion(
     whole = functional.normalize(apply(patch[None]).double(), dim=1).cpu()
     fill = patch.mean()
     total, count = np.zeros(shape), np.zeros(shape)
-    for first in range(0, len(places), batch_size):
-        mine = places[first : first + batch_size]
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    for mine in tqdm(batches, unit="batch", leave=False, disable=None if progress else True):
         covered = patch[None].repeat(len(mine), 1, 1, 1, 1)
         boxes = [tuple(slice(s, s + c) for s, c in zip(start, cube, strict=True)) for start in mine]
         for one, box in zip(covered, boxes, strict=True):

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
-from torch import Tensor
 from tqdm import tqdm
 
-from ctfm.classes import TOTALSEGMENTATOR_V2
 from ctfm.datalists.reading import read_datalist
-from ctfm.embedding import Embedder, cut_window
+from ctfm.embedding import Embedder
 from ctfm.errors import UserError
 from ctfm.intervals import Estimate, estimate_ratio
 from ctfm.locating.heat import write_heat_map
 from ctfm.locating.places import Scan, read_labelled
+from ctfm.probing.cases import scan_name
 from ctfm.probing.encoders import find_candidates, random_candidates
 from ctfm.probing.probe import class_ids_of
 from ctfm.protocols.embedders import adapted_recipe, load_embedders
 from ctfm.protocols.occlusion import occlusion
 from ctfm.protocols.patch_pictures import draw_patch
 from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
+from ctfm.protocols.saliency_patches import Patch, around_organs, around_place, moved
 from ctfm.scans import stem
 
 __all__ = ["saliency"]
@@ -43,28 +41,18 @@ REMARK = (
 )
 
 
-@dataclass(frozen=True)
-class Patch:
-    """A patch around an organ.
-
-    Attributes:
-        scan: position of its scan.
-        class_id: of the organ.
-        image: (1, D, H, W), as the encoder sees it.
-        organ: mask of the organ, (D, H, W).
-        affine: voxel to mm, (4, 4).
-    """
-
-    scan: int
-    class_id: int
-    image: Tensor
-    organ: Array
-    affine: Array
+#: Position of a patch's scan, the scan's name, the scan, and the patch.
+Work = Iterator[tuple[int, str, Scan, Patch]]
 
 
 def saliency(
     checkpoints: Sequence[str],
-    data: str,
+    data: str | None = None,
+    scan: str | None = None,
+    point: Any = None,
+    voxel: Any = None,
+    organ: Any = None,
+    labels: str | None = None,
     base_dir: str | None = None,
     split: str = "validation",
     classes: str | int | Sequence[int] | None = None,
@@ -84,12 +72,18 @@ def saliency(
 ) -> str:
     """Cover parts of patches around organs, and see how far their embeddings move.
 
-    It takes 343 passes of the encoder for each organ of each scan.
+    It takes 343 passes of the encoder for each organ of each scan. With `scan` in place of `data`
+    it is done for one place, which needs no labels: the maps are written then, and no figures.
 
     Args:
         checkpoints: encoders: files, patterns, folders or repository ids.
         data: datalist (JSON) of scans with labels, such as TotalSegmentator's.
-        base_dir: folder that its paths are relative to; None: its own.
+        scan: one scan: NIfTI, NRRD, MHA/MHD, or a DICOM series.
+        point: place in it, x,y,z in mm, RAS+.
+        voxel: place in it, i,j,k of the stored array, from 0.
+        organ: name or id; without point and voxel, its centre of mass is the place.
+        labels: label map of `scan`.
+        base_dir: folder that the datalist's paths are relative to; None: its own.
         split: list of it that is used.
         classes: a class group such as organs, ids, or None: all that the labels hold.
         out: folder for metrics.csv, metrics.json, organs.csv and maps.
@@ -102,7 +96,7 @@ def saliency(
         device: such as cuda:0; None: a GPU if there is one.
         amp: compute in the fast number format of the device.
         input_check: what to do about values that are no CT's: error, warn or off.
-        progress: show a bar.
+        progress: show bars.
         seed: of the bootstrap.
         resamples: of the bootstrap.
 
@@ -112,76 +106,101 @@ def saliency(
     Raises:
         UserError: an argument, a checkpoint or a scan is not usable.
     """
+    place = {"point": point, "voxel": voxel, "organ": organ}
+    _check(data, scan, labels, place)
     ids = None if classes is None else class_ids_of(classes)
     candidates = find_candidates(checkpoints)
     candidates += random_candidates(candidates, random_seeds)
-    rows = read_datalist(data, split, base_dir or str(Path(data).parent))[:scans]
     recipe = adapted_recipe("semantic_search", spacing=spacing, patch=patch, amp=amp)
+    if data is not None:
+        base = base_dir or str(Path(data).parent)
+        rows = read_datalist(data, split, base)[:scans]
     embedders = load_embedders(candidates, recipe, device, batch_size)
+    first = next(iter(embedders.values()))
+    if scan is not None:
+        count, work = 1, _one_place(scan, labels, place, first, input_check)
+    else:
+        count, work = len(rows), _all_organs(rows, base, ids, first, input_check, progress)
     folder = Path(out).expanduser()
     found: list[dict[str, Any]] = []
-    for number, row in enumerate(tqdm(rows, "scans", disable=None if progress else True)):
-        if not isinstance(row.get("label"), str):
-            raise UserError(f"{row['image']}: the datalist has no label file for it: give one")
-        scan = read_labelled(
-            next(iter(embedders.values())), row["image"], row["label"], input_check
-        )
-        for one in _patches(scan, number, ids, embedders):
-            maps = {name: _map(mine, one) for name, mine in embedders.items()}
-            if len(found) < pictures * len(maps):
-                _write_maps(folder / "maps", scan, one, maps)
-            found += [_row(scan, name, one, heat) for name, heat in maps.items()]
+    for number, name, one, part in work:
+        maps = {each: _map(mine, part, progress) for each, mine in embedders.items()}
+        if len(found) < pictures * len(maps):
+            _write_maps(folder / "maps", name, one, part, maps)
+        found += [_row(number, name, each, part, heat) for each, heat in maps.items()]
     if not found:
-        raise UserError(f"{data}: the labels of {len(rows)} scans show none of the classes")
-    estimates = {name: _estimate(found, name, len(rows), seed, resamples) for name in embedders}
+        raise UserError(f"{data}: the labels of {count} scans show none of the classes")
+    estimates = {name: _estimate(found, name, count, seed, resamples) for name in embedders}
     metrics = [
         {"encoder": name, "metric": metric, **estimate_values(estimate)}
         for name, each in estimates.items()
         for metric, estimate in each.items()
     ]
-    settings = {"data": data, "split": split, "recipe": recipe, "seed": seed}
+    given = {key: value for key, value in place.items() if value is not None}
+    settings = {"data": data, "split": split, "scan": scan, **given, "recipe": recipe, "seed": seed}
     write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
     write_csv(folder / "organs.csv", [{k: v for k, v in row.items() if k != "n"} for row in found])
     table = summary(estimates, (INSIDE, VOLUME, FOCUS))
-    told = f"{len(found) // len(embedders)} patches in {len(rows)} scans"
+    told = f"patches: {len(found) // len(embedders)}, scans: {count}"
     return "\n".join([*table, f"95 % bootstrap intervals; {told}; {REMARK}; written to {out}"])
 
 
-def _patches(
-    scan: Scan, number: int, ids: Sequence[int] | None, embedders: Mapping[str, Embedder]
-) -> list[Patch]:
-    """One around the centre of mass of each class, those that are cropped away left out."""
-    embedder = next(iter(embedders.values()))
-    assert scan.labels is not None
-    there = [int(i) for i in np.unique(scan.labels) if i > 0 and (ids is None or i in ids)]
-    found = []
-    for class_id in there:
-        centre = scan.centroid(class_id)
-        assert centre is not None
-        start = embedder.starts_at(scan.image, centre[None])[0]
-        affine = scan.image.affine.numpy().astype(float)
-        affine[:3, 3] += affine[:3, :3] @ start
-        mask = _moved(scan.labels == class_id, scan.affine, affine, embedder.patch, 0) > 0
-        if mask.any():
-            image = cut_window(scan.image.as_tensor(), start.tolist(), embedder.patch)
-            found.append(Patch(number, class_id, image, mask, affine))
-    return found
+def _check(
+    data: str | None, scan: str | None, labels: str | None, place: Mapping[str, Any]
+) -> None:
+    if (data is None) == (scan is None):
+        raise UserError(
+            "give --data DATALIST for the organs of many scans, or --scan FILE and a place in it"
+        )
+    if data is not None and (labels or any(value is not None for value in place.values())):
+        raise UserError(
+            "a place and its labels are of one scan: give --scan FILE in place of --data"
+        )
 
 
-def _map(embedder: Embedder, patch: Patch) -> Array:
+def _all_organs(
+    rows: Sequence[Mapping[str, Any]],
+    base_dir: str,
+    ids: Sequence[int] | None,
+    embedder: Embedder,
+    input_check: str,
+    progress: bool,
+) -> Work:
+    for number, row in enumerate(tqdm(rows, "scans", disable=None if progress else True)):
+        path, label = str(row["image"]), row.get("label")
+        if not isinstance(label, str):
+            raise UserError(f"{path}: the datalist has no label file for it: give one")
+        scan = read_labelled(embedder, path, label, input_check)
+        for patch in around_organs(scan, ids, embedder):
+            yield number, scan_name(path, base_dir), scan, patch
+
+
+def _one_place(
+    path: str,
+    labels: str | None,
+    place: Mapping[str, Any],
+    embedder: Embedder,
+    input_check: str,
+) -> Work:
+    scan = read_labelled(embedder, str(path), labels, input_check)
+    yield 0, Path(path).name, scan, around_place(scan, embedder, **place)
+
+
+def _map(embedder: Embedder, patch: Patch, progress: bool) -> Array:
     cube = [max(side // 4, 1) for side in embedder.patch]
     stride = [max(side // 8, 1) for side in embedder.patch]
-    return occlusion(patch.image, embedder.apply, cube, stride, embedder.sw_batch_size)
+    return occlusion(patch.image, embedder.apply, cube, stride, embedder.sw_batch_size, progress)
 
 
-def _row(scan: Scan, encoder: str, patch: Patch, heat: Array) -> dict[str, Any]:
-    volume = float(patch.organ.mean())
-    mass = float(heat.sum())
-    inside = float(heat[patch.organ].sum()) / mass if mass > 0 else volume
+def _row(number: int, scan: str, encoder: str, patch: Patch, heat: Array) -> dict[str, Any]:
+    inside = volume = float("nan")
+    if patch.organ is not None:
+        volume = float(patch.organ.mean())
+        mass = float(heat.sum())
+        inside = float(heat[patch.organ].sum()) / mass if mass > 0 else volume
     return {
-        "encoder": encoder, "scan": stem(scan.path), "class_id": patch.class_id,
-        "organ": _name(patch.class_id), INSIDE: inside, VOLUME: volume, FOCUS: inside / volume,
-        "n": patch.scan,
+        "encoder": encoder, "scan": scan, "class_id": patch.class_id, "organ": patch.what,
+        INSIDE: inside, VOLUME: volume, FOCUS: inside / volume, "n": number,
     }  # fmt: skip
 
 
@@ -189,8 +208,8 @@ def _estimate(
     rows: Sequence[Mapping[str, Any]], encoder: str, scans: int, seed: int, resamples: int
 ) -> dict[str, Estimate]:
     """Averages over organs; those of one scan hang together."""
-    mine = [row for row in rows if row["encoder"] == encoder]
-    places = np.array([row["n"] for row in mine])
+    mine = [row for row in rows if row["encoder"] == encoder and not np.isnan(row[VOLUME])]
+    places = np.array([row["n"] for row in mine], dtype=int)
     count = np.bincount(places, minlength=scans).tolist()
     return {
         metric: estimate_ratio(
@@ -201,27 +220,23 @@ def _estimate(
     }  # fmt: skip
 
 
-def _write_maps(folder: Path, scan: Scan, patch: Patch, maps: Mapping[str, Array]) -> None:
+def _write_maps(
+    folder: Path, scan: str, read: Scan, patch: Patch, maps: Mapping[str, Array]
+) -> None:
     """The maps on the scan's grid, 0 outside of the patch, and a picture of them."""
-    name = f"{stem(scan.path)}_{_name(patch.class_id)}"
-    shape = tuple(scan.stored.shape[1:])
+    what = "place" if patch.class_id is None else patch.what
+    name = _file_name(f"{Path(scan).parent / stem(scan)}_{what}")
+    shape = tuple(read.stored.shape[1:])
     for encoder, heat in maps.items():
-        spread = _moved(heat, patch.affine, scan.affine, shape, 1)
-        path = folder / f"{name}_{re.sub(r'[^A-Za-z0-9.-]+', '_', encoder)}.nii.gz"
-        write_heat_map(spread, scan.affine, path)
-    title = f"{_name(patch.class_id)}, {Path(scan.path).name}"
-    draw_patch(patch.image[0].numpy(), patch.organ, maps, folder / f"{name}.png", title)
-
-
-def _moved(values: Array, affine: Array, target: Array, shape: Any, order: int) -> Array:
-    """Values on one grid at the voxels of another; 0 outside."""
-    matrix = np.linalg.inv(affine) @ target
-    moved: Array = ndimage.affine_transform(
-        np.asarray(values, np.float32), matrix[:3, :3], matrix[:3, 3], tuple(shape), np.float32,
-        order=order, mode="constant",
+        spread = moved(heat, patch.affine, read.affine, shape, 1)
+        path = folder / f"{name}_{_file_name(encoder)}.nii.gz"
+        write_heat_map(spread, read.affine, path)
+    sizes = np.linalg.norm(patch.affine[:3, :3], axis=0)
+    draw_patch(
+        patch.image[0].numpy(), patch.organ, maps, folder / f"{name}.png", f"{patch.what}, {scan}",
+        sizes.tolist(),
     )  # fmt: skip
-    return moved
 
 
-def _name(class_id: int) -> str:
-    return TOTALSEGMENTATOR_V2.get(class_id, f"class {class_id}")
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._")

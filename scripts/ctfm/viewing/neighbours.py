@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 
 from ctfm.embedding import Embedder
 from ctfm.errors import UserError
-from ctfm.retrieval import Index, Searcher
+from ctfm.retrieval import Index, Searcher, merge_hits
 from ctfm.viewing.scene import Scene
 
 __all__ = ["Neighbours"]
@@ -26,34 +26,37 @@ class Neighbours:
 
     Args:
         scene: what the page shows.
-        index: folder of the index.
+        indexes: folders of indexes made with one encoder and recipe: shards of one.
         checkpoint: the encoder that it was made with.
         k: hits.
         device: such as cuda:0; None: a GPU if there is one.
         input_check: what to do about values that are no CT's: error, warn or off.
 
     Raises:
-        UserError: the index is of another encoder, or holds no patches.
+        UserError: an index is of another encoder, or none holds patches.
     """
 
     def __init__(
         self,
         scene: Scene,
-        index: str,
+        indexes: Iterable[str],
         checkpoint: str,
         k: int = 10,
         device: str | None = None,
         input_check: str = "error",
     ) -> None:
         self.scene = scene
-        opened = Index(index)
-        self.embedder = Embedder.load(checkpoint, opened.description["recipe"], device)
-        opened.check_same({**opened.description, "encoder_sha256": self.embedder.fingerprint})
-        self.index, self.k, self.input_check = opened, k, input_check
+        self.indexes = [Index(folder) for folder in indexes]
+        made_with = self.indexes[0].description
+        for other in self.indexes[1:]:
+            other.check_same(made_with)
+        self.embedder = Embedder.load(checkpoint, made_with["recipe"], device)
+        self.indexes[0].check_same({**made_with, "encoder_sha256": self.embedder.fingerprint})
+        self.k, self.input_check = k, input_check
         self._lock = Lock()  # one network, one scan at a time
         self._seen = lru_cache(KEPT)(self._read)
-        self._searchers: dict[str | None, Searcher] = {}
-        self._searcher(None)
+        self._searchers: dict[str | None, list[Searcher]] = {}
+        self._of_others(None)
 
     def nearest(self, volume: int, point_mm: Sequence[float]) -> list[dict[str, Any]]:
         """Patches of other scans that are most alike.
@@ -72,7 +75,7 @@ class Neighbours:
         with self._lock:
             image = self._seen(volume)
             vector = self.embedder.at(image, np.asarray([point_mm], dtype=float))[0]
-            hits = self._searcher(self._own(volume)).search(vector, self.k)
+            found = [one.search(vector, self.k) for one in self._of_others(self._own(volume))]
         return [
             {
                 "scan": hit.scan,
@@ -81,7 +84,7 @@ class Neighbours:
                 "volume": number,
                 "url": self.scene.url(number),
             }
-            for hit in hits
+            for hit in merge_hits(found, self.k)
             for number in [self._number(hit.scan)]
         ]
 
@@ -96,14 +99,19 @@ class Neighbours:
                 return name
         return None
 
-    def _searcher(self, own: str | None) -> Searcher:
+    def _of_others(self, own: str | None) -> list[Searcher]:
         """Rows of all scans but one: a scan would find itself."""
         if own not in self._searchers:
             name = (own or "").replace("'", "''")
             where = None if own is None else f"scan <> '{name}' AND NOT ends_with(scan, '/{name}')"
+            condition = "kind = 'patch'" + (f" AND ({where})" if where else "")
+            filled = [one for one in self.indexes if one.count(condition)]
+            if not filled:
+                what = "patch" if own is None else "patch of another scan"
+                raise UserError(f"{self.indexes[0].folder}: no {what} in the index")
             while len(self._searchers) >= KEPT:
                 self._searchers.pop(next(iter(self._searchers)))
-            self._searchers[own] = Searcher(self.index, "patch", where)
+            self._searchers[own] = [Searcher(one, "patch", where) for one in filled]
         return self._searchers[own]
 
     def _number(self, scan: str) -> int | None:

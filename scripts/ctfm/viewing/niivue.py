@@ -53,7 +53,8 @@ def install_niivue() -> Path:
     Raises:
         UserError: it cannot be had, or is not what it should be.
     """
-    registry = os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
+    names = "NPM_CONFIG_REGISTRY", "npm_config_registry"  # npm takes both
+    registry = next((os.environ[one] for one in names if os.environ.get(one)), REGISTRY)
     url = f"{registry.rstrip('/')}/@niivue/niivue/-/niivue-{VERSION}.tgz"
     if not url.startswith(("https://", "http://")):
         raise UserError(f"NPM_CONFIG_REGISTRY is {registry}: give an address that begins with http")

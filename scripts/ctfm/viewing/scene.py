@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
+from monai.data import MetaTensor
 
 from ctfm.classes import TOTALSEGMENTATOR_V2
 from ctfm.errors import UserError
 from ctfm.preview import class_color
 from ctfm.scan_checks import check_label
-from ctfm.scans import NIFTI, find_scans, read_scan
+from ctfm.scans import NIFTI, describe, find_scans, read_scan
 
 __all__ = ["Scene", "make_scene"]
 
@@ -39,32 +41,28 @@ class Scene:
     by_scan: Mapping[str, int] = field(default_factory=dict)
 
     def url(self, number: int | None) -> str | None:
-        """Address of a volume on the page; its suffix says whether it is compressed."""
-        if number is None:
-            return None
-        compressed = self.files[number].name.lower().endswith(".nii.gz")
-        compressed &= not self._is_labels(number)
-        return f"volume/{number}/volume{'.nii.gz' if compressed else '.nii'}"
+        """Address of a volume on the page."""
+        return None if number is None else f"volume/{number}/volume.nii"
 
-    def content(self, number: int) -> bytes:
-        """A volume as NIfTI.
+    def content(self, number: int) -> bytes | bytearray:
+        """A volume as NIfTI, not compressed, with the affine that all of this package goes by.
 
         Raises:
             UserError: it cannot be read.
         """
-        path, labels = self.files[number], self._is_labels(number)
+        path, is_overlay = self.files[number], number == self.overlay
+        labels = is_overlay and self.classes is not None
         if path.name.lower().endswith(NIFTI) and not labels:
-            return path.read_bytes()
+            return _stored(path)
         scan = read_scan(str(path))
-        values = np.clip(np.rint(scan[0].numpy()), -32768, 32767).astype(np.int16)
+        values = scan[0].numpy()
+        if not is_overlay or labels:  # a map has fractions
+            values = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
         image = nib.Nifti1Image(values, scan.affine.numpy())
         if labels:  # NiiVue colours what the header calls labels
             image.header.set_intent("label")
         content: bytes = image.to_bytes()
         return content
-
-    def _is_labels(self, number: int) -> bool:
-        return number == self.overlay and self.classes is not None
 
     def describe(self, search: bool) -> dict[str, Any]:
         """What the page has to know, as JSON has it."""
@@ -97,12 +95,12 @@ def make_scene(
     """
     if labels is not None and heat is not None:
         raise UserError("labels and heat are given: choose one to lie over the scan")
-    image = read_scan(scan)
+    image = _one_volume(scan)
     files, names = [Path(scan).expanduser()], [Path(scan).name]
     overlay = labels or heat
     classes = None
     if overlay is not None:
-        volume = read_scan(overlay)
+        volume = _one_volume(overlay)
         if labels is not None:
             check_label(volume, labels, tuple(image.shape[1:]), image.affine)
             classes = _classes(volume[0].numpy(), Path(labels).expanduser())
@@ -114,6 +112,37 @@ def make_scene(
         files.append(Path(row["image"]))
         names.append(row["name"])
     return Scene(files, names, None if overlay is None else 1, classes, by_scan)
+
+
+def _one_volume(path: str) -> MetaTensor:
+    image = read_scan(path)
+    if image.ndim != 4 or image.shape[0] != 1:
+        raise UserError(
+            f"{path}: {image.shape[0]} volumes or colours in one file: give a file with one volume"
+        )
+    return image
+
+
+def _stored(path: Path) -> bytearray:
+    """A NIfTI file as it is, but for its header's affine.
+
+    Where its two forms are absent, or say different things, NiiVue goes by other rules than
+    nibabel: what is clicked would lie elsewhere than what is searched for. Decompressed here, for
+    a browser reads neither files of several gzip members nor any of them as fast.
+    """
+    try:
+        image: Any = nib.load(path)
+        opened = cast(Any, igzip).open if path.suffix.lower() == ".gz" else open
+        with opened(path, "rb") as file:
+            content = bytearray(file.read())
+        kind = type(image.header)
+        header = kind(bytes(content[: kind.sizeof_hdr]), check=False)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read ({describe(error)})") from error
+    header.set_sform(image.affine, code=2)
+    header["qform_code"] = 0
+    content[: kind.sizeof_hdr] = header.binaryblock
+    return content
 
 
 def _classes(labels: np.ndarray, path: Path) -> dict[int, tuple[str, tuple[int, int, int]]]:

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ctfm.errors import UserError, one_line
+from ctfm.errors import UserError
+from ctfm.scans import describe
 from ctfm.viewing.neighbours import Neighbours, check_place
 from ctfm.viewing.scene import Scene
 
@@ -58,6 +59,11 @@ class Site:
     niivue: Path
     token: str
     neighbours: Neighbours | None = None
+
+
+def _is_short(text: str) -> bool:
+    """A whole number of so few digits that Python reads it."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def make_server(site: Site, port: int) -> ThreadingHTTPServer:
@@ -112,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND)
         elif self.headers.get("Origin") not in {f"http://{host}" for host in self._hosts()}:
             self._refuse(HTTPStatus.FORBIDDEN)
-        elif not length.isdecimal() or int(length) > LONGEST:
+        elif not _is_short(length) or int(length) > LONGEST:
             self._refuse(HTTPStatus.BAD_REQUEST)
         else:
             body = self.rfile.read(int(length))
@@ -151,13 +157,13 @@ class _Handler(BaseHTTPRequestHandler):
         return {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
 
     def _is_number(self, text: str) -> bool:
-        return text.isascii() and text.isdecimal() and int(text) < len(self.served.scene.files)
+        return _is_short(text) and int(text) < len(self.served.scene.files)
 
     def _send_volume(self, number: int) -> None:
         try:
             content = self.served.scene.content(number)
-        except (UserError, OSError) as error:
-            self._send_json({"error": one_line(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
+        except Exception as error:
+            self._send_json({"error": describe(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
             return
         self._send(content, "application/octet-stream")
 
@@ -165,10 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             document = make()
         except UserError as error:
-            self._send_json({"error": one_line(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
+            self._send_json({"error": describe(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
         except Exception as error:
             logger.exception("the search failed")
-            self._send_json({"error": one_line(error)}, HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._send_json({"error": describe(error)}, HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
             self._send_json(document)
 
@@ -179,7 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True  # its body was not read
         self._send(status.phrase.encode(), "text/plain; charset=utf-8", status)
 
-    def _send(self, content: bytes, mime: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _send(
+        self, content: bytes | bytearray, mime: str, status: HTTPStatus = HTTPStatus.OK
+    ) -> None:
         self.send_response(status)
         for name, value in HEADERS.items():
             self.send_header(name, value)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import webbrowser
+from collections.abc import Sequence
+from typing import Any
 
 from ctfm.errors import UserError
+from ctfm.switches import is_on
 from ctfm.viewing.neighbours import Neighbours
 from ctfm.viewing.niivue import find_niivue, install_niivue
 from ctfm.viewing.scene import make_scene
@@ -20,7 +23,7 @@ def view(
     scan: str | None = None,
     labels: str | None = None,
     heat: str | None = None,
-    index: str | None = None,
+    index: str | Sequence[str] | None = None,
     checkpoint: str | None = None,
     scans: str | None = None,
     k: int = 10,
@@ -36,7 +39,8 @@ def view(
         scan: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series.
         labels: label map of it.
         heat: map to lie over it, such as ``similarity.nii.gz`` of `ctfm locate`.
-        index: folder of an index with patches: a click then finds places like the one clicked.
+        index: folder of an index with patches, or of several made alike: a click then finds places
+            like the one clicked.
         checkpoint: the index's encoder.
         scans: folder of the scans in the index, to look at what was found.
         k: hits.
@@ -52,7 +56,7 @@ def view(
     Raises:
         UserError: a file, the index or an option is not usable.
     """
-    if install:
+    if is_on("install", install):
         path = install_niivue()
         if scan is None:
             return f"NiiVue -> {path}"
@@ -60,19 +64,30 @@ def view(
         raise UserError("no scan is given: ctfm view SCAN.nii.gz --labels FILE")
     if (index is None) != (checkpoint is None):
         raise UserError("a search needs both --index DIR and --checkpoint FILE, its encoder")
+    _check_whole("k", k, 1)
+    _check_whole("port", port, 0, 65535)
+    opens = is_on("browser", browser)
     niivue = find_niivue()
     scene = make_scene(scan, labels, heat, scans)
     neighbours = None
     if index is not None and checkpoint is not None:
-        neighbours = Neighbours(scene, index, str(checkpoint), k, device, input_check)
+        folders = [index] if isinstance(index, str) else list(index)
+        neighbours = Neighbours(scene, folders, str(checkpoint), k, device, input_check)
     site = Site(scene, niivue, secrets.token_urlsafe(12), neighbours)
     with make_server(site, port) as server:
         address = f"http://{LOOPBACK}:{server.server_address[1]}/{site.token}/"
         try:
             print(f"{address} (Ctrl-C ends it)", flush=True)
-            if browser:
+            if opens:
                 webbrowser.open(address)
             server.serve_forever()
         except KeyboardInterrupt:
             return "stopped"
     return "stopped"
+
+
+def _check_whole(name: str, value: Any, low: int, high: int | None = None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        to = "" if high is None else f" to {high}"
+        raise UserError(f"{name} is {value!r}: give a whole number from {low}{to}")

@@ -6,6 +6,7 @@ Needs NiiVue (`ctfm view --install`), playwright, and a Chromium named by ``CTFM
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -24,6 +25,8 @@ from ctfm.viewing.scene import make_scene
 from ctfm.viewing.server import Site, make_server
 from support import make_ct, save
 
+#: As most files converted from DICOM have it.
+AFFINE = np.array([[-3.0, 0, 0, 90], [0, 3.0, 0, -60], [0, 0, 3.0, -40], [0, 0, 0, 1]])
 CHROMIUM = os.environ.get("CTFM_CHROMIUM", "")
 #: WebGL 2 without a graphics card.
 SOFTWARE = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
@@ -53,15 +56,15 @@ def address(niivue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     table = EmbeddingTable(str(root / "embedded"), embedder.network, embedder.recipe)
     table.start()
     for name in ("a", "b"):
-        save(hu.astype(np.int16), root / "scans" / f"{name}.nii.gz")
+        save(hu.astype(np.int16), root / "scans" / f"{name}.nii.gz", AFFINE)
         image = embedder.read(str(root / "scans" / f"{name}.nii.gz"), "off")
         table.write({"image": image, "pred": embedder.window_map(image), "name": name})
-    save(label.astype(np.uint8), root / "labels.nii.gz")
+    save(label.astype(np.uint8), root / "labels.nii.gz", AFFINE)
     add_embeddings([str(root / "embedded")], str(root / "index"))
     scene = make_scene(
         str(root / "scans" / "a.nii.gz"), str(root / "labels.nii.gz"), scans=str(root / "scans")
     )
-    search = Neighbours(scene, str(root / "index"), str(root / "encoder.pt"), 3, "cpu", "off")
+    search = Neighbours(scene, [str(root / "index")], str(root / "encoder.pt"), 3, "cpu", "off")
     with make_server(Site(scene, niivue, "secret", search), 0) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/secret/"
@@ -93,6 +96,11 @@ def test_scan_is_drawn_clicked_and_moved(page: Any, address: str) -> None:
     pixels = page.screenshot(clip=shown)
     assert len(pixels) > 10_000, "black planes would be smaller"
     assert "liver" in page.inner_text("#legend")
+
+    # the voxel is that of the file, which runs to the left
+    told = page.inner_text("#place").split("\u00b7")
+    mm, voxel = ([float(n) for n in re.findall(r"-?[0-9.]+", part)] for part in told[:2])
+    np.testing.assert_allclose(np.linalg.solve(AFFINE, [*mm, 1])[:3], voxel, atol=0.51)
 
     # a click finds places of the other scan
     page.mouse.click(shown["x"] + shown["width"] * 0.2, shown["y"] + shown["height"] * 0.25)

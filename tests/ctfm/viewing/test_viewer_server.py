@@ -77,7 +77,7 @@ def index(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def port(folder: Path, scene: Scene, index: str) -> Iterator[int]:
-    search = Neighbours(scene, index, str(folder / "encoder.pt"), 3, "cpu", "off")
+    search = Neighbours(scene, [index], str(folder / "encoder.pt"), 3, "cpu", "off")
     with make_server(Site(scene, folder / "niivue.js", TOKEN, search), 0) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -109,7 +109,7 @@ class TestServed:
     def test_scene_names_what_is_there(self, port: int, folder: Path) -> None:
         _, content, _ = ask(port, f"/{TOKEN}/scene.json")
         found = json.loads(content)
-        assert (found["name"], found["url"]) == ("a.nii.gz", "volume/0/volume.nii.gz")
+        assert (found["name"], found["url"]) == ("a.nii.gz", "volume/0/volume.nii")
         assert found["search"] is True
         names = {one["name"] for one in found["overlay"]["classes"].values()}
         assert len(names) == 3
@@ -117,8 +117,10 @@ class TestServed:
         assert str(folder) not in content.decode()
 
     def test_volumes_are_the_files(self, port: int, folder: Path) -> None:
-        _, content, _ = ask(port, f"/{TOKEN}/volume/0/volume.nii.gz")
-        assert content == (folder / "scans" / "a.nii.gz").read_bytes()
+        _, content, _ = ask(port, f"/{TOKEN}/volume/0/volume.nii")
+        scan, stored = nib.Nifti1Image.from_bytes(content), nib.load(folder / "scans" / "a.nii.gz")
+        np.testing.assert_array_equal(scan.get_fdata(), stored.get_fdata())
+        np.testing.assert_allclose(scan.affine, stored.affine)
         _, content, _ = ask(port, f"/{TOKEN}/volume/1/volume.nii")
         labels = nib.Nifti1Image.from_bytes(content)
         assert labels.get_data_dtype() == np.int16, "NiiVue colours whole numbers alone"
@@ -139,7 +141,7 @@ class TestServed:
         hits = json.loads(content)["hits"]
         assert len(hits) == 3
         assert {hit["scan"] for hit in hits} == {"b"}, "a scan does not find itself"
-        assert {hit["url"] for hit in hits} == {"volume/3/volume.nii.gz"}
+        assert {hit["url"] for hit in hits} == {"volume/3/volume.nii"}
         distance = np.linalg.norm(np.array(hits[0]["point_mm"]) - middle)
         assert distance < 3 * 16, "the other scan is the same body"
         assert hits[0]["similarity"] > 0.9
@@ -152,6 +154,20 @@ class TestServed:
             )
             assert status == 422, body
             assert "\n" not in json.loads(content)["error"]
+
+
+def test_the_page_goes_by_the_affine_of_the_package(tmp_path: Path) -> None:
+    """Where a header's two forms differ, viewers choose by rules of their own."""
+    values = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    image = nib.Nifti1Image(values, None)
+    image.set_sform(np.diag([-2.0, 2, 3, 1]), code=1)
+    image.set_qform(np.diag([2.0, 2, 3, 1]), code=3)
+    nib.save(image, tmp_path / "two.nii")
+    content = make_scene(str(tmp_path / "two.nii")).content(0)
+    served = nib.Nifti1Image.from_bytes(bytes(content))
+    assert (int(served.header["sform_code"]), int(served.header["qform_code"])) == (2, 0)
+    np.testing.assert_allclose(served.affine, nib.load(tmp_path / "two.nii").affine)
+    np.testing.assert_array_equal(served.get_fdata(), values)
 
 
 class TestRefused:
@@ -254,8 +270,10 @@ def test_what_makes_no_sense_is_one_line(
         taken.listen()
         with pytest.raises(UserError, match="choose another --port"):
             view(scan, port=taken.getsockname()[1])
-    with pytest.raises(UserError, match="choose another --port"):
+    with pytest.raises(UserError, match="port is 99999: give a whole number from 0 to 65535"):
         view(scan, port=99999)
+    with pytest.raises(UserError, match="k is 0: give a whole number from 1"):
+        view(scan, k=0)
 
 
 def test_ctrl_c_ends_it(folder: Path, tmp_path: Path) -> None:

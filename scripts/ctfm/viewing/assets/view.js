@@ -15,8 +15,11 @@ const nv = new niivue.Niivue({
   dragAndDropEnabled: false,
 });
 let scene;
-let shown = 0; // number of the volume on the page
-let place = null; // mm of the crosshair, RAS+
+let shown = null; // number of the volume on the page
+let place = null; // mm of the crosshair, RAS+; null: there is none
+let left = null; // where the crosshair stood in the scan, when it was left for another
+let wanted = 0; // volumes asked for so far: those that another one overtook are left out
+let loading = Promise.resolve();
 let asked = 0; // searches so far: late answers of earlier ones are left out
 
 function say(text) {
@@ -29,6 +32,21 @@ function hu(data) {
   return `${Math.round(value)} HU`;
 }
 
+// Index in the stored array, as `--voxel` of the commands has it: NiiVue counts along its own axes.
+function voxelAt(mm) {
+  const rows = nv.volumes[0].hdr.affine.slice(0, 3);
+  const [a, b, c] = [0, 1, 2].map((axis) => rows.map((row) => row[axis]));
+  const rest = rows.map((row, i) => mm[i] - row[3]);
+  const cross = (u, v) => [0, 1, 2].map((i) => {
+    const [j, k] = [(i + 1) % 3, (i + 2) % 3];
+    return u[j] * v[k] - u[k] * v[j];
+  });
+  const dot = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
+  const volume = dot(a, cross(b, c));
+  const ijk = [dot(rest, cross(b, c)), dot(a, cross(rest, c)), dot(a, cross(b, rest))];
+  return ijk.map((v) => Math.round(v / volume));
+}
+
 function structure(data) {
   const overlay = shown === 0 ? scene.overlay : null;
   const value = data.values[1]?.value;
@@ -39,7 +57,7 @@ function structure(data) {
 
 nv.onLocationChange = (data) => {
   place = Array.from(data.mm).slice(0, 3);
-  const voxel = Array.from(data.vox).map((v) => Math.round(v)).join(", ");
+  const voxel = voxelAt(place).join(", ");
   const parts = [`${spell(place)} mm`, `voxel ${voxel}`, hu(data), structure(data)];
   element("place").textContent = parts.filter(Boolean).join("   ·   ");
 };
@@ -51,6 +69,7 @@ function go(mm) {
 }
 
 function setWindow() {
+  if (nv.volumes.length === 0) return;
   const [low, high] = element("window").value.split(" ").map(Number);
   nv.volumes[0].cal_min = low;
   nv.volumes[0].cal_max = high;
@@ -67,6 +86,7 @@ function quantile(values, share) {
 
 function setFloor() {
   const map = nv.volumes[1];
+  if (!map) return;
   map.cal_min = quantile(map.img, Number(element("floor").value));
   map.cal_max = quantile(map.img, 1);
   nv.updateGLVolume();
@@ -91,7 +111,30 @@ function dressOverlay() {
   nv.updateGLVolume();
 }
 
-async function show(number, url, name, mm) {
+// One after another: NiiVue would mix the volumes of two that it loads at once.
+function show(number, url, name, mm) {
+  const mine = ++wanted;
+  loading = loading.then(async () => {
+    if (mine !== wanted) return;
+    if (number !== shown) await load(number, url, name);
+    if (mine === wanted && mm && place) go(mm);
+  });
+  return loading;
+}
+
+async function reasonOf(url, error) {
+  try {
+    const response = await fetch(url);
+    if (!response.ok) return (await response.json()).error;
+  } catch {
+    return "no answer: is the command still running?";
+  }
+  return error.message;
+}
+
+async function load(number, url, name) {
+  if (shown === 0) left = place;
+  place = null;
   const list = [{ url, name: url.split("/").pop(), colormap: "gray" }];
   const overlay = number === 0 ? scene.overlay : null;
   if (overlay) {
@@ -100,23 +143,35 @@ async function show(number, url, name, mm) {
     list.push({ url: overlay.url, name: overlay.url.split("/").pop(), colormap, opacity });
   }
   element("place").textContent = `Loading ${name} …`;
-  try {
-    await nv.loadVolumes(list);
-  } catch (error) {
-    element("place").textContent = `${name}: cannot be shown (${error.message})`;
-    return;
-  }
-  shown = number;
+  shown = null;
   element("name").textContent = name;
   document.title = `${name} · ctfm view`;
   element("back").hidden = number === 0;
+  try {
+    await nv.loadVolumes(list);
+  } catch (error) {
+    element("place").textContent = `${name} cannot be shown: ${await reasonOf(url, error)}`;
+    return;
+  }
+  shown = number;
   element("opacity-row").hidden = !overlay;
   element("floor-row").hidden = overlay?.kind !== "heat";
   element("legend-box").hidden = overlay?.kind !== "labels";
   if (overlay) dressOverlay();
   setWindow();
-  if (mm) go(mm);
-  else nv.createOnLocationChange();
+  nv.createOnLocationChange();
+}
+
+function unmark() {
+  for (const button of element("hits").querySelectorAll("button")) {
+    button.removeAttribute("aria-current");
+  }
+}
+
+function goBack() {
+  unmark();
+  if (document.activeElement === element("back")) element("canvas").focus();
+  show(0, scene.url, scene.name, left);
 }
 
 function listHits(hits) {
@@ -130,14 +185,12 @@ function listHits(hits) {
     );
     if (hit.url === null) {
       button.disabled = true;
-      button.title = "its file is not in --scans";
+      button.lastChild.textContent += " · its file is not in --scans";
     }
-    button.addEventListener("click", async () => {
-      for (const other of element("hits").querySelectorAll("button")) {
-        other.removeAttribute("aria-current");
-      }
+    button.addEventListener("click", () => {
+      unmark();
       button.setAttribute("aria-current", "true");
-      await show(hit.volume, hit.url, hit.scan, hit.point_mm);
+      show(hit.volume, hit.url, hit.scan, hit.point_mm);
     });
     const item = document.createElement("li");
     item.append(button);
@@ -150,6 +203,7 @@ async function search() {
   if (!scene.search || !place) return;
   const mine = ++asked;
   const from = place;
+  const name = element("name").textContent;
   say(`Looking for places like ${spell(from)} mm …`);
   try {
     const response = await fetch("nearest", {
@@ -165,7 +219,7 @@ async function search() {
       return;
     }
     listHits(answer.hits);
-    say(`${answer.hits.length} places like ${spell(from)} mm of ${element("name").textContent}`);
+    say(`${answer.hits.length} places like ${spell(from)} mm of ${name}`);
   } catch (error) {
     if (mine === asked) say(`No answer: ${error.message}. Is the command still running?`);
   }
@@ -204,14 +258,14 @@ function listen() {
     true,
   );
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && shown !== 0) element("back").click();
+    if (event.key === "Escape" && !element("back").hidden) goBack();
   });
   element("window").addEventListener("change", setWindow);
   element("floor").addEventListener("input", setFloor);
   element("opacity").addEventListener("input", () => {
-    nv.setOpacity(1, Number(element("opacity").value));
+    if (nv.volumes[1]) nv.setOpacity(1, Number(element("opacity").value));
   });
-  element("back").addEventListener("click", () => show(0, scene.url, scene.name));
+  element("back").addEventListener("click", goBack);
 }
 
 function listClasses() {
