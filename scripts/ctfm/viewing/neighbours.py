@@ -130,7 +130,7 @@ def check_place(document: Any, volumes: int) -> tuple[int, list[float]]:
     """
     try:
         volume, point = int(document["volume"]), [float(mm) for mm in document["point_mm"]]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise UserError("a place is a volume and three numbers in mm") from error
     if not 0 <= volume < volumes or len(point) != 3 or not np.isfinite(point).all():
         raise UserError("a place is a volume and three numbers in mm")

@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert self.served.neighbours is not None
         try:
             document = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError("the question is no JSON") from error
         return self.served.neighbours.nearest(*check_place(document, len(self.served.scene.files)))
 

@@ -17,6 +17,7 @@ from ctfm.viewing.server import LOOPBACK, Site, make_server
 __all__ = ["view"]
 
 PORT = 8765
+CHECKS = ("error", "warn", "off")
 
 
 def view(
@@ -66,6 +67,8 @@ def view(
         raise UserError("a search needs both --index DIR and --checkpoint FILE, its encoder")
     _check_whole("k", k, 1)
     _check_whole("port", port, 0, 65535)
+    if input_check not in CHECKS:  # the first click would tell
+        raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
     opens = is_on("browser", browser)
     niivue = find_niivue()
     scene = make_scene(scan, labels, heat, scans)

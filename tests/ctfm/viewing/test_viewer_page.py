@@ -112,10 +112,12 @@ def test_scan_is_drawn_clicked_and_moved(page: Any, address: str) -> None:
     place = page.locator("#hits small").first.inner_text()
     page.locator("#hits button").first.click()
     page.get_by_role("heading", name="b", exact=True).wait_for()
+    page.locator("#place", has_text="HU").wait_for()  # the heading comes before the scan
     x_shown, x_asked = (float(t.split(",")[0]) for t in (page.inner_text("#place"), place))
     assert abs(x_shown - x_asked) < 3, "the crosshair stands at the place"
     page.keyboard.press("Escape")
     page.get_by_role("heading", name="a.nii.gz", exact=True).wait_for()
+    page.locator("#place", has_text="HU").wait_for()
 
     # keys move the crosshair, and search
     page.locator("#canvas").focus()
@@ -130,3 +132,26 @@ def test_scan_is_drawn_clicked_and_moved(page: Any, address: str) -> None:
     assert page.errors == []
     outside = [url for url in page.asked if not url.startswith((address, "data:", "blob:"))]
     assert outside == [], "everything comes from this machine"
+
+
+def test_a_scan_that_cannot_be_shown_can_be_left_by_keys(page: Any) -> None:
+    page.route("**/volume/3/*", lambda route: route.fulfill(status=422, json={"error": "broken"}))
+    page.locator("#canvas").focus()
+    page.keyboard.press("Enter")
+    page.locator("#hits button").first.click()
+    page.locator("#place", has_text="b cannot be shown: broken").wait_for()
+    page.errors.clear()  # the browser tells of the answer 422
+    page.locator("#canvas").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "Escape goes back" in page.inner_text("#status")
+    page.keyboard.press("Escape")
+    page.locator("#place", has_text="HU").wait_for()
+    assert page.inner_text("#name") == "a.nii.gz"
+    assert page.errors == []
+
+
+def test_maps_of_whole_numbers_are_shown_by_their_values(page: Any) -> None:
+    header = "hdr: {scl_slope: 1 / 65535, scl_inter: 0.5}"
+    stored = "img: new Int16Array([-32768, -32768, 0, 32767])"
+    assert page.evaluate(f"quantile({{{header}, {stored}}}, 1)") == pytest.approx(1, abs=1e-4)
+    assert page.evaluate(f"quantile({{{header}, {stored}}}, 0)") == pytest.approx(0.5, abs=1e-4)

@@ -148,7 +148,8 @@ class TestServed:
 
     def test_places_that_make_no_sense_are_one_line(self, port: int) -> None:
         for body in ('{"volume": 0, "point_mm": [9e9, 0, 0]}', '{"volume": 99}', "no json", "[]",
-                     '{"volume": 0, "point_mm": [NaN, 0, 0]}'):  # fmt: skip
+                     '{"volume": 0, "point_mm": [NaN, 0, 0]}', "[" * 4000,
+                     '{"volume": 1e999, "point_mm": [0, 0, 0]}'):  # fmt: skip
             status, content, _ = ask(
                 port, f"/{TOKEN}/nearest", "POST", body, Origin=f"http://localhost:{port}"
             )
@@ -272,6 +273,8 @@ def test_what_makes_no_sense_is_one_line(
             view(scan, port=taken.getsockname()[1])
     with pytest.raises(UserError, match="port is 99999: give a whole number from 0 to 65535"):
         view(scan, port=99999)
+    with pytest.raises(UserError, match="choose error, warn or off"):
+        view("nowhere.nii.gz", input_check="loud")
     with pytest.raises(UserError, match="k is 0: give a whole number from 1"):
         view(scan, k=0)
 

@@ -76,10 +76,16 @@ function setWindow() {
   nv.updateGLVolume();
 }
 
-function quantile(values, share) {
-  const step = Math.max(1, Math.floor(values.length / 50000));
+// Of a map's values as they are meant: whole numbers may be stored with a slope and an intercept.
+function quantile(map, share) {
+  const { scl_slope: slope, scl_inter: intercept } = map.hdr;
+  const none = slope === 1 ? 0 : Math.abs(slope) / 2; // half a step, where 0 cannot be stored
+  const step = Math.max(1, Math.floor(map.img.length / 50000));
   const some = [];
-  for (let i = 0; i < values.length; i += step) if (values[i] !== 0) some.push(values[i]);
+  for (let i = 0; i < map.img.length; i += step) {
+    const value = map.img[i] * slope + intercept;
+    if (Math.abs(value) > none) some.push(value);
+  }
   some.sort((a, b) => a - b);
   return some[Math.min(some.length - 1, Math.floor(share * some.length))] ?? 0;
 }
@@ -87,8 +93,8 @@ function quantile(values, share) {
 function setFloor() {
   const map = nv.volumes[1];
   if (!map) return;
-  map.cal_min = quantile(map.img, Number(element("floor").value));
-  map.cal_max = quantile(map.img, 1);
+  map.cal_min = quantile(map, Number(element("floor").value));
+  map.cal_max = quantile(map, 1);
   nv.updateGLVolume();
 }
 
@@ -249,7 +255,8 @@ function listen() {
     "keydown",
     (event) => {
       const move = MOVES[event.key];
-      if (move) nv.moveCrosshairInVox(...move);
+      if (move && place) nv.moveCrosshairInVox(...move);
+      else if (move) say("There is no scan on the page: Escape goes back.");
       else if (event.key === "Enter") search();
       else return;
       event.preventDefault();
