@@ -33,8 +33,8 @@ import numpy as np
 import yaml
 from reporting import Row, report
 
-from ctfm.class_scores import segmentation_scores
-from ctfm.phantom_msd import write_dataset
+from ctfm.evaluation import segmentation_scores
+from ctfm.phantoms import write_dataset
 
 ROOT = Path(__file__).parents[1]
 TASK = "Task03_Liver"

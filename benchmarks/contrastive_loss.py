@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from ctfm.contract import PRETRAINING
-from ctfm.losses import IntraSampleNTXentLoss
+from ctfm.training import IntraSampleNTXentLoss
 
 SCANS, CROPS, DIM, TEMPERATURE = 4, PRETRAINING.crops, 128, PRETRAINING.temperature
 ROUNDS, WARM_UP, SEED = 5, 10, 0

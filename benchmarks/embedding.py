@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ctfm.contract import SEGRESNET
 from ctfm.embedding import Embedder, make_recipe
 from ctfm.networks import PooledEncoder
-from ctfm.phantom import torso, write_volume
+from ctfm.phantoms import draw_torso, write_volume
 
 #: mm of the phantom's voxels, and its slices that are kept.
 DRAWN = (1.5, 1.5, 3.0)
@@ -99,7 +99,7 @@ def work(side: str, path: str, out: str) -> None:
 
 def throughput(folder: Path) -> list[Row]:
     """Seconds of each side, and how far their embeddings differ."""
-    phantom = torso(0, DRAWN)
+    phantom = draw_torso(0, DRAWN)
     write_volume(phantom.image[..., SLICES], phantom.affine, folder / "ct.nii.gz")
     sides = ("ours", "ours, float32", "published")
     seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -34,7 +34,7 @@ from nibabel.orientations import (
 from reporting import Row, report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ctfm.classes import class_group
+from ctfm.contract import class_group
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "ct_fm_whole_body_segmentation"

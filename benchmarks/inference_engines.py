@@ -22,7 +22,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SegResNetDS
 from torch import Tensor, nn
 
-from ctfm.inferers import LabelMapInferer
+from ctfm.inference import LabelMapInferer
 
 CLASSES = 118
 

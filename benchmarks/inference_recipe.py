@@ -21,8 +21,8 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
-from ctfm.inversion import InvertLabelsd
-from ctfm.phantom import torso, write_volume
+from ctfm.inference import InvertLabelsd
+from ctfm.phantoms import draw_torso, write_volume
 
 SPACING_MM = 1.5
 STEPS, CROP = 700, 64
@@ -62,7 +62,7 @@ def file_to_labels(
 
 def write_scan(path: Path, shape: list[int]) -> Path:
     """A part of a drawn torso, of so many voxels on the network's grid, at 2 mm."""
-    phantom = torso(0, (2.0, 2.0, 2.0))
+    phantom = draw_torso(0, (2.0, 2.0, 2.0))
     depth, height, width = (round(n * SPACING_MM / 2.0) for n in shape)
     middle = [n // 2 for n in phantom.image.shape]
     spans = [
@@ -76,7 +76,7 @@ def write_scan(path: Path, shape: list[int]) -> Path:
 def write_weights(path: Path) -> Path:
     """A narrow network of 118 classes, fitted for some steps to a phantom, so that it is sure."""
     torch.manual_seed(0)
-    phantom = torso(0, (3.0, 3.0, 3.0))
+    phantom = draw_torso(0, (3.0, 3.0, 3.0))
     image = torch.from_numpy(phantom.image.transpose(2, 1, 0).copy()).float()
     image = ((image + 1024) / 3072).clamp(0, 1)
     label = torch.from_numpy(phantom.label.transpose(2, 1, 0).copy()).long()

@@ -16,8 +16,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
+from ctfm.base import atomic_path
 from ctfm.contract import AXCODES, HU_WINDOW
-from ctfm.files import atomic_path
 
 IMAGE, LABEL = "ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"
 AIR_HU = -1024

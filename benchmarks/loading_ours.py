@@ -26,14 +26,21 @@ from loading_engine import (
 from monai.transforms import RandFlipd, RandGaussianSmoothd, RandHistogramShiftd, Resized
 from torch.utils.data import DataLoader
 
-from ctfm.augmentation import Augmentation
 from ctfm.contract import PRETRAINING
-from ctfm.dali.loader import DaliLoader
-from ctfm.loading import StoreDataset
-from ctfm.store import ClassCrops, Samples, Views, build, recipe
-from ctfm.store.conversion import convert
-from ctfm.store.index import StoredScan
-from ctfm.store.volumes import close_files, write_array
+from ctfm.loading import (
+    Augmentation,
+    ClassCrops,
+    DaliLoader,
+    Samples,
+    StoreDataset,
+    StoredScan,
+    Views,
+    build_store,
+    close_files,
+    convert_scan,
+    store_recipe,
+    write_array,
+)
 
 #: Scans in an epoch of views, and crops of a scan in one of crops: epochs that end seldom.
 EPOCH = 1000
@@ -83,11 +90,11 @@ def ours_torch_crops(settings: Settings) -> Result:
 
 def ours_build(settings: Settings) -> Result:
     """What `ctfm store build` does to a scan, without hashing its source."""
-    made_by, target = recipe("pretraining"), Path(settings["folder"]) / "ours_build.b2nd"
+    made_by, target = store_recipe("pretraining"), Path(settings["folder"]) / "ours_build.b2nd"
     seconds = []
     while sum(seconds) < settings["seconds"] or len(seconds) < 2:
         start = time.perf_counter()
-        write_array(target, convert(settings["scans"][0], None, made_by).image, {})
+        write_array(target, convert_scan(settings["scans"][0], None, made_by).image, {})
         seconds.append(time.perf_counter() - start)
     return {"items": len(seconds) - 1, "seconds": sum(seconds[1:]), "unit": "scans"}
 
@@ -202,7 +209,7 @@ def stored(settings: Settings, task: str, rows: Sequence[Mapping[str, str]]) -> 
     folder = Path(settings["folder"])
     datalist = folder / f"{task}.json"
     datalist.write_text(json.dumps({"training": list(rows)}))
-    build(str(datalist), str(folder / f"store_{task}"), task, workers=settings["workers"])
+    build_store(str(datalist), str(folder / f"store_{task}"), task, workers=settings["workers"])
     return str(folder / f"store_{task}")
 
 

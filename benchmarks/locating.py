@@ -30,12 +30,11 @@ from reporting import Row, report
 from scipy import ndimage
 from torch.nn import functional
 
-from ctfm.datalists.reading import read_datalist
-from ctfm.embedding import Embedder, cut_window, make_recipe
-from ctfm.embedding.embedder import encoder_from
-from ctfm.locating.search import FEW, WORK, Likeness, look_closer, look_everywhere
+from ctfm.datalists import read_datalist
+from ctfm.embedding import Embedder, cut_window, encoder_from, make_recipe
 from ctfm.networks import PooledEncoder
-from ctfm.probing.cases import Case, load_cases
+from ctfm.protocols import Case, load_cases
+from ctfm.search import FEW, WORK, Likeness, look_closer, look_everywhere
 
 #: Turn about the long axis, size and noise of an altered copy.
 DEGREES, SIZE, NOISE_HU, STEP = 6.0, 1.06, 20.0, 1.15

@@ -31,13 +31,18 @@ from locating import altered
 from reporting import Row, report
 from scipy import ndimage
 
-from ctfm.classes import TOTALSEGMENTATOR_V2
-from ctfm.phantom import save, torso
-from ctfm.probing.cases import load_cases
-from ctfm.probing.encoders import find_candidates, random_candidates
-from ctfm.probing.probe import make_settings
-from ctfm.probing.search import Answers, best_window, search
-from ctfm.store import build
+from ctfm.contract import TOTALSEGMENTATOR_V2
+from ctfm.loading import build_store
+from ctfm.phantoms import draw_torso, save_phantom
+from ctfm.protocols import (
+    Answers,
+    best_window,
+    find_candidates,
+    load_cases,
+    make_settings,
+    random_candidates,
+    search,
+)
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
@@ -93,11 +98,11 @@ def prepare(folder: Path, data: Path) -> None:
     training = [{"image": str(data / image)} for image, _ in SCANS.values()]
     for seed in PHANTOMS:
         path = folder / f"phantom_{seed}.nii.gz"
-        save(torso(seed), path)
+        save_phantom(draw_torso(seed), path)
         training.append({"image": str(path)})
     datalist = folder / "training.json"
     datalist.write_text(json.dumps({"training": training}))
-    build(str(datalist), str(folder / "store"), "pretraining", spacing=SPACING, workers=1)
+    build_store(str(datalist), str(folder / "store"), "pretraining", spacing=SPACING, workers=1)
 
 
 def train(folder: Path, seed: int) -> tuple[str, float]:

@@ -1,7 +1,7 @@
 """Does pretraining learn, on a CPU in minutes, and does its loader keep up?
 
 A narrow encoder is pretrained through the bundle, from several seeds, on two real CTs (the lower
-part of a torso, a head) and phantoms. Then `ctfm.probing.probe` looks for organs in scans that it
+part of a torso, a head) and phantoms. Then `ctfm rank` looks for organs in scans that it
 did not train on, against encoders with random weights: among phantoms, and between a phantom and
 the upper part of the real torso. Last, an iteration is taken apart.
 
@@ -32,9 +32,9 @@ from monai.engines.utils import IterationEvents
 from reporting import Row, report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ctfm.phantom import save, torso
-from ctfm.probing import probe
-from ctfm.store import build
+from ctfm.loading import build_store
+from ctfm.phantoms import draw_torso, save_phantom
+from ctfm.protocols import rank_checkpoints
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
@@ -82,11 +82,11 @@ def prepare(folder: Path, data: Path) -> str:
     training = ["torso.nii.gz", "head.nii.gz"]
     for seed in TRAIN_SEEDS:
         training.append(f"phantom_{seed}.nii.gz")
-        save(torso(seed), folder / training[-1])
+        save_phantom(draw_torso(seed), folder / training[-1])
     held_out = []
     for seed in HELD_OUT_SEEDS:
         names = {"image": f"held_out_{seed}.nii.gz", "label": f"held_out_{seed}_labels.nii.gz"}
-        save(torso(seed), folder / names["image"], folder / names["label"])
+        save_phantom(draw_torso(seed), folder / names["image"], folder / names["label"])
         held_out.append(names)
     content = {
         "training": [{"image": name} for name in training],
@@ -98,7 +98,7 @@ def prepare(folder: Path, data: Path) -> str:
     only = folder / "training.json"
     only.write_text(json.dumps({"training": content["training"]}))
     # the head has its background masked, which a training can live with
-    build(
+    build_store(
         str(only),
         str(folder / "store"),
         "pretraining",
@@ -150,7 +150,7 @@ def distances(folder: Path, datalist: str, split: str) -> tuple[list[float], lis
     checkpoints = [str(path) for path in sorted(folder.glob("seed_*.pt"))]
     out = folder / f"probe_{split}"
     print(
-        probe(
+        rank_checkpoints(
             checkpoints,
             datalist,
             split=split,

@@ -28,7 +28,7 @@ import pyarrow as pa
 import torch
 from reporting import Row, report
 
-from ctfm.retrieval import Index, Searcher
+from ctfm.search import Index, Searcher
 
 DIMENSION, K, QUERIES = 512, 10, 60
 CLUSTERS, SPREAD = 2000, 0.7

@@ -95,7 +95,7 @@ def read(path: str, box: Box) -> Array:
 
 
 def read_blosc2(path: str, box: Box) -> Array:
-    from ctfm.store.volumes import read_region  # imports torch, which the others do without
+    from ctfm.loading import read_region  # imports torch, which the others do without
 
     return read_region(path, tuple(s.start for s in box), tuple(s.stop - s.start for s in box))
 
@@ -114,7 +114,7 @@ def write_blosc2(path: Path, voxels: Array, *, zstd: bool = False) -> None:
     """As the store does; with zstd, all but the codec is the same, and the store can read it."""
     import blosc2
 
-    from ctfm.store.volumes import write_array
+    from ctfm.loading import write_array
 
     write_array(path, voxels, {})
     if zstd:
@@ -136,14 +136,13 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Array], None], Callable[[str, Box]
 
 def convert_scans(folder: Path, data: Path) -> None:
     """What is written in each format: a folder for each scan, .npy files in it."""
-    from ctfm.store.conversion import convert
-    from ctfm.store.recipe import recipe
+    from ctfm.loading import convert_scan, store_recipe
 
     scans = {"view_0": ("pretraining", str(make_pretraining_scan(folder, data)), None)}
     for index, row in enumerate(make_training_set(folder, data, scans=2)):
         scans[f"patch_{index}"] = ("whole_body", row["image"], row["label"])
     for name, (task, *source) in scans.items():
-        volume, target = convert(*source, recipe(task)), folder / "originals" / name
+        volume, target = convert_scan(*source, store_recipe(task)), folder / "originals" / name
         target.mkdir(parents=True)
         np.save(target / "image.npy", volume.image)
         if volume.label is not None:

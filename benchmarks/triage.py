@@ -40,11 +40,10 @@ from monai.transforms import (
 )
 from reporting import Row, report
 
-from ctfm.classification import evaluate, predictions_of, read_calibration
 from ctfm.contract import HEAD_CT_TRIAGE as TASK
-from ctfm.head_scans import LoadHeadd
-from ctfm.hu_windows import HuWindowsd, StackWindowsd
-from ctfm.phantom import head, save
+from ctfm.evaluation import evaluate, predictions_of, read_calibration
+from ctfm.phantoms import draw_head, save_phantom
+from ctfm.triage import HuWindowsd, LoadHeadd, StackWindowsd
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "ct_fm_head_ct_triage"
@@ -80,7 +79,7 @@ def draw(folder: Path) -> None:
         rows[split] = []
         for i in range(count):
             name = f"h{number:03d}.nii.gz"
-            save(head(number, DRAWN, bleed=i % 2 == 1), folder / name)
+            save_phantom(draw_head(number, DRAWN, bleed=i % 2 == 1), folder / name)
             rows[split].append({"image": name, "label": i % 2})
             number += 1
     (folder / "datalist.json").write_text(json.dumps(rows))
@@ -189,11 +188,11 @@ def work(side: str, path: str, out: str) -> None:
 
 def preprocess(folder: Path) -> list[Row]:
     """Seconds from file to tensor, and the largest difference between the two tensors."""
-    phantom = head(0, CLINICAL, bleed=True)
+    phantom = draw_head(0, CLINICAL, bleed=True)
     rows = []
     for suffix in (".nii.gz", ".nii"):
         path = folder / f"clinical{suffix}"
-        save(phantom, path)
+        save_phantom(phantom, path)
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for _ in range(ROUNDS):
             for side in SIDES:

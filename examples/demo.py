@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from steps import CTFM, RUN, configs, heading, start_afresh, step, typed
 
-from ctfm.errors import UserError, explain_in_one_line
+from ctfm.base import UserError, explain_in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 # relative to ROOT, where every command runs
@@ -168,8 +168,7 @@ def describe_scans(source: str) -> None:
     """
     from nibabel.orientations import aff2axcodes
 
-    from ctfm.scan_checks import check_ct
-    from ctfm.scans import find_scans, read_scan
+    from ctfm.imaging import check_ct, find_scans, read_scan
 
     good, reason = 0, ""
     for row in find_scans(source, output_dir=str(OWN)):

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from steps import CTFM, RUN, configs, heading, start_afresh, step
 
-from ctfm.errors import explain_in_one_line
+from ctfm.base import explain_in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 # relative to ROOT, where every command runs

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctfm.errors import UserError
+from ctfm.base import UserError
 
 __all__ = ["CTFM", "RUN", "configs", "heading", "start_afresh", "step", "typed"]
 

@@ -19,7 +19,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from ctfm.augmentation import Augmentation
+from ctfm.loading.augmentation.pipeline import Augmentation
 from support import config_files
 
 #: Ours minus MONAI's, for images in 0..1. Both compute in float32, an affine transform's indices

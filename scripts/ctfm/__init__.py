@@ -1,32 +1,8 @@
 """CT-FM as MONAI bundles: the library behind the configs."""
 
-from __future__ import annotations
-
-from importlib import import_module
-from types import ModuleType
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "require"]
-
-
-def require(module: str, *, purpose: str, extra: str | None = None) -> ModuleType:
-    """Import an optional dependency, or say how to install it.
-
-    Args:
-        module: dotted name of the module to import, e.g. ``"nvidia.dali"``.
-        purpose: what it is needed for, completing "… is needed to …".
-        extra: the extra of this distribution that installs it; None: the top-level package itself.
-
-    Raises:
-        ctfm.errors.UserError: the module is not installed.
-    """
-    from ctfm.errors import UserError
-
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        package = f'"ct-fm-bundles[{extra}]"' if extra else module.partition(".")[0]
-        raise UserError(
-            f"{module} is needed to {purpose} and is not installed: pip install {package}"
-        ) from error
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]

@@ -7,23 +7,17 @@ from typing import Any
 
 import fire
 
-from ctfm.commands import (
-    Auto3DSeg,
-    Datalist,
-    Dicom,
-    Evaluate,
-    Indexes,
-    Phantom,
-    Protocols,
-    Store,
-    Weights,
-    call,
-    locate,
-    search,
-    segment,
-    view,
-)
-from ctfm.errors import explain_in_one_line
+from ctfm.base.errors import explain_in_one_line
+from ctfm.commands.auto3dseg import Auto3DSeg
+from ctfm.commands.calling import call
+from ctfm.commands.data import Datalist, Dicom, Phantom, Store
+from ctfm.commands.evaluation import Evaluate
+from ctfm.commands.locating import locate
+from ctfm.commands.protocols import Protocols
+from ctfm.commands.retrieval import Indexes, search
+from ctfm.commands.segmentation import segment
+from ctfm.commands.viewing import view
+from ctfm.commands.weights import Weights
 
 
 class Commands:
@@ -56,7 +50,7 @@ class Commands:
             fire.Fire(Commands, command=["segment", "--", "--help"])
         print(segment(inputs, out, options))
 
-    def probe(self, *checkpoints: str, data: str, **options: Any) -> None:
+    def rank(self, *checkpoints: str, data: str, **options: Any) -> None:
         """Rank checkpoints by how well they find the same anatomy in another scan.
 
         Args:
@@ -65,9 +59,9 @@ class Commands:
             options: base_dir, split, classes, out, spacing, patch, overlap, random_seeds, scans,
                 batch_size, device, amp, input_check, progress.
         """
-        from ctfm import probing
+        from ctfm.protocols import rank_checkpoints
 
-        print(call(probing.probe, checkpoints, str(data), **options))
+        print(call(rank_checkpoints, checkpoints, str(data), **options))
 
     def locate(self, *scans: Any, **options: Any) -> None:
         """Find a place of one scan in another: ctfm locate QUERY --point x,y,z TARGET.
@@ -113,11 +107,11 @@ class Commands:
             run_b: the same, of the other run.
             options: out, metric, seed, resamples.
         """
-        from ctfm import comparison
+        from ctfm.evaluation import compare_folders
 
-        print(call(comparison.compare, str(run_a), str(run_b), **options))
+        print(call(compare_folders, str(run_a), str(run_b), **options))
 
-    def lesions(self, predictions: str, references: str, **options: Any) -> None:
+    def score_lesions(self, predictions: str, references: str, **options: Any) -> None:
         """Count the tumours that were found, and the findings that are none.
 
         Args:
@@ -125,9 +119,9 @@ class Commands:
             references: the same, called as the scans are.
             options: out, class_id, min_overlap, seed, resamples, workers.
         """
-        from ctfm import lesions
+        from ctfm.evaluation import score_lesions
 
-        print(call(lesions.lesions, str(predictions), str(references), **options))
+        print(call(score_lesions, str(predictions), str(references), **options))
 
     def pack(self, bundle: str, out: str = "dist", **options: Any) -> None:
         """Zip a bundle with a copy of this package, as the Model Zoo serves it.
@@ -137,9 +131,9 @@ class Commands:
             out: folder for the zip, its sha256 and model_info.json.
             options: url_base, with_weights, overlay.
         """
-        from ctfm import release
+        from ctfm.release import pack
 
-        print(call(release.pack, bundle, out, **options))
+        print(call(pack, bundle, out, **options))
 
     def verify(self, bundle: str) -> None:
         """Check a bundle folder or zip; one line a check.
@@ -147,9 +141,9 @@ class Commands:
         Args:
             bundle: bundle folder or zip.
         """
-        from ctfm import release
+        from ctfm.release import verify_bundle
 
-        release.verify_bundle(bundle)
+        verify_bundle(bundle)
 
     def version(self) -> None:
         """Print the version."""

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from auto3dseg_support import NARROW, make_task, narrow_encoder, runner
 
+from auto3dseg_support import NARROW, make_task, narrow_encoder, runner
 from ctfm.auto3dseg import training
 from ctfm.auto3dseg.inference import InferClass
 from ctfm.auto3dseg.predicting import infer
 from ctfm.auto3dseg.recipe import load_model
 from ctfm.auto3dseg.scoring import evaluate
-from ctfm.comparison import compare, read_run
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.evaluation.comparison import compare_folders
+from ctfm.evaluation.comparison.runs import read_run
 from support import save
 
 
@@ -116,8 +117,8 @@ def test_each_case_is_scored_by_the_fold_that_has_not_trained_on_it(
         )
     evaluate(str(done / "work" / "segresnetctfm_1"), str(tmp_path / "b"))
     with pytest.raises(UserError, match="2 only in A"):
-        compare(tmp_path / "a", tmp_path / "b")
-    assert "no difference" in compare(tmp_path / "a", tmp_path / "a")
+        compare_folders(tmp_path / "a", tmp_path / "b")
+    assert "no difference" in compare_folders(tmp_path / "a", tmp_path / "a")
 
 
 def test_running_again_trains_nothing_and_keeps_everything(done: Path) -> None:

@@ -11,26 +11,21 @@ from typing import Any
 
 import pytest
 import torch
-from auto3dseg_support import make_fold, make_task
 from monai.transforms import Compose
 
-from ctfm.augmentation.steps import AsMonai
+from auto3dseg_support import make_fold, make_task
 from ctfm.auto3dseg import training
 from ctfm.auto3dseg.algo import CTFMAlgo
-from ctfm.auto3dseg.building import (
-    TrainingData,
-    image_transforms,
-    label_channels,
-    random_transforms,
-)
+from ctfm.auto3dseg.engines import TrainingData, image_transforms, label_channels, random_transforms
 from ctfm.auto3dseg.inference import InferClass
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.stored import convert_scans
-from ctfm.auto3dseg.training import run
-from ctfm.dali import DaliLoader
-from ctfm.errors import UserError
-from ctfm.loading import StoreLoader
-from ctfm.store.boxes import Box
+from ctfm.auto3dseg.training import train_fold
+from ctfm.base.errors import UserError
+from ctfm.loading.augmentation.steps import AsMonai
+from ctfm.loading.dali.loader import DaliLoader
+from ctfm.loading.loader import StoreLoader
+from ctfm.loading.store.boxes import Box
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,7 +60,7 @@ def test_folds_share_a_store_and_train_on_their_own_cases(
 ) -> None:
     for fold in (0, 1):
         algo = make_fold(tmp_path / "work", source, fold)
-        run(algo.config_files, num_epochs=1)
+        train_fold(algo.config_files, num_epochs=1)
         assert algo.get_score() >= 0
         options = Options.read(algo.config_files, {})
         names = {scan.entry.name for scan in data_of(options).dataset.scans}
@@ -140,7 +135,7 @@ def test_overlapping_classes_flips_and_the_same_again(
     found = []
     for work in ("a", "b"):
         algo = make_fold(tmp_path / work, source)
-        run(algo.config_files)
+        train_fold(algo.config_files)
         found.append(weights(algo))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     predicted = InferClass(algo.config_files).infer(str(tmp_path / "data" / "t.nii.gz"))
@@ -167,7 +162,7 @@ def test_killed_training_goes_on_as_if_it_had_not_been(
             wait_for(algo.folder / "model" / "last.pt", process)
             process.kill()
             process.wait()
-        run(algo.config_files, num_epochs=3)
+        train_fold(algo.config_files, num_epochs=3)
         found.append(weights(algo))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -219,7 +214,7 @@ def test_a_scan_that_cannot_be_converted_is_named(source: dict[str, Any], tmp_pa
     algo = make_fold(tmp_path / "work", source)
     (tmp_path / "data" / "c2.nii.gz").write_bytes(b"cut off")
     with pytest.raises(UserError, match=r"1 of 4 scans cannot be converted \(first: c2.nii.gz: "):
-        run(algo.config_files)
+        train_fold(algo.config_files)
 
 
 def test_intensities_that_are_no_hu_need_the_other_loader(

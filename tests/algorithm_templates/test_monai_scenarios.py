@@ -16,7 +16,6 @@ import numpy as np
 import optuna
 import pytest
 import yaml
-from auto3dseg_support import NARROW, TEMPLATES, make_fold, make_task, runner
 from monai.apps.auto3dseg import (
     AlgoEnsembleBestByFold,
     AlgoEnsembleBestN,
@@ -30,11 +29,12 @@ from monai.apps.auto3dseg import (
 from monai.auto3dseg import algo_from_json
 from monai.utils.enums import AlgoKeys
 
+from auto3dseg_support import NARROW, TEMPLATES, make_fold, make_task, runner
 from ctfm.auto3dseg import training
 from ctfm.auto3dseg.algo import CTFMAlgo
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.predicting import trained_folds
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 
 #: Training parameters as MONAI's tests pass them to every template.
 STOCK = {

@@ -13,12 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from auto3dseg_support import TEMPLATES, make_fold, make_task, narrow_encoder
 
+from auto3dseg_support import TEMPLATES, make_fold, make_task, narrow_encoder
 from ctfm.auto3dseg.algo import CTFMAlgo
 from ctfm.auto3dseg.checks import check_input
 from ctfm.auto3dseg.options import DEFAULTS, Options
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 from support import save
 
 Change = Callable[[Path, dict[str, Any]], None]

@@ -8,12 +8,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from auto3dseg_support import make_fold, make_task
 from monai.handlers import mlflow_handler
 
+from auto3dseg_support import make_fold, make_task
 from ctfm.auto3dseg import training
-from ctfm.auto3dseg.training import run
-from ctfm.errors import UserError
+from ctfm.auto3dseg.training import train_fold
+from ctfm.base.errors import UserError
 
 URI = "sqlite:////nowhere/mlflow.db"
 
@@ -87,11 +87,11 @@ def test_losses_and_dice_of_a_fold_are_written_and_a_resumed_training_goes_on(
 ) -> None:
     source = make_task(tmp_path) | {"mlflow_experiment_name": "livers"}
     algo = make_fold(tmp_path / "work", source, tracking_uri=URI)
-    run(algo.config_files, num_epochs=1)
+    train_fold(algo.config_files, num_epochs=1)
     name = "work/segresnetctfm_0"
     assert mlflow.runs == {name: "FINISHED"}
     mlflow.runs[name] = "RUNNING"  # as after kill -9
-    run(algo.config_files, num_epochs=2)
+    train_fold(algo.config_files, num_epochs=2)
     assert mlflow.runs == {name: "FINISHED"}
     found = {
         metric: [s for _, m, s in mlflow.metrics if m == metric] for _, metric, _ in mlflow.metrics

@@ -15,9 +15,10 @@ import torch
 from monai.bundle import ConfigParser, load
 
 from bare_python import bare_python
-from ctfm import release
-from ctfm.embedding import Embedder, make_recipe
-from ctfm.networks import PooledEncoder
+from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.recipes import make_recipe
+from ctfm.networks.encoders import PooledEncoder
+from ctfm.release import packing as release
 from dicom_support import write_ct
 from support import EXTRACTOR, PRETRAIN, make_ct, run_apart, run_here, save
 

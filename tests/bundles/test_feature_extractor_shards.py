@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ctfm.networks import PooledEncoder
-from ctfm.sharding import Shard
+from ctfm.base.sharding import Shard
+from ctfm.networks.encoders import PooledEncoder
 from support import EXTRACTOR, command, make_ct, run_here, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")

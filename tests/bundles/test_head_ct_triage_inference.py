@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from triage_support import inference, refusal, run_triage
 
-from ctfm.classification import calibrate, write_calibration
-from ctfm.networks import PooledClassifier
-from ctfm.phantom import head, save, torso
+from ctfm.evaluation.classification.calibration import calibrate, write_calibration
+from ctfm.networks.encoders import PooledClassifier
+from ctfm.phantoms.drawing import draw_head, draw_torso, save_phantom
+from triage_support import inference, refusal, run_triage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,8 +34,8 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
     folder = tmp_path / "scans"
-    save(head(0, (4.0, 4.0, 5.0), "LPI", bleed=True), folder / "bleed.nii.gz")
-    save(torso(0, (6.0, 6.0, 6.0)), folder / "torso.nii.gz")
+    save_phantom(draw_head(0, (4.0, 4.0, 5.0), "LPI", bleed=True), folder / "bleed.nii.gz")
+    save_phantom(draw_torso(0, (6.0, 6.0, 6.0)), folder / "torso.nii.gz")
     return folder
 
 
@@ -94,8 +94,8 @@ def test_goes_on_where_it_stopped(models: Path, scans: Path, tmp_path: Path) -> 
 
 def test_any_orientation_gives_the_same(models: Path, tmp_path: Path) -> None:
     """A flipped and permuted copy has the same probability."""
-    phantom = head(1, (6.0, 6.0, 6.0), "SPL")
-    save(phantom, tmp_path / "scans" / "a.nii.gz")
+    phantom = draw_head(1, (6.0, 6.0, 6.0), "SPL")
+    save_phantom(phantom, tmp_path / "scans" / "a.nii.gz")
     image = nib.load(tmp_path / "scans" / "a.nii.gz")
     turned = image.as_reoriented(np.array([[2, 1], [1, -1], [0, 1]]))
     turned.set_sform(turned.affine, 1)

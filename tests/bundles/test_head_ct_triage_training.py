@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder
-from triage_support import make_heads, overrides, refusal, run_triage, triage_command
 
-from ctfm.classification import read_calibration
+from ctfm.evaluation.classification.calibration import read_calibration
 from training_support import last, run_in_two_processes
+from triage_support import make_heads, overrides, refusal, run_triage, triage_command
 
 NARROW = {"init_filters": 4, "in_channels": 1, "blocks_down": (1, 1, 1, 1, 1)}
 

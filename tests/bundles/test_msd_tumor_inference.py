@@ -14,14 +14,14 @@ import pytest
 import torch
 import yaml
 from monai.networks.nets import SegResNetDS
-from tumor_support import TASK_NAMES, make_task, refusal, run_tumor
 
 from bare_python import bare_python
-from ctfm import release
-from ctfm.contract import TUMORS as TASKS
-from ctfm.errors import UserError
-from ctfm.task_overlays import applied, packed_name, task_overlays
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import TUMORS as TASKS
+from ctfm.release import packing as release
+from ctfm.release.overlays import applied, packed_name, task_overlays
 from support import TUMORS
+from tumor_support import TASK_NAMES, make_task, refusal, run_tumor
 
 OTHERS = [name for name in TASK_NAMES if name != "lung"]
 NARROW = {"init_filters": 4, "in_channels": 1, "blocks_down": (1, 1, 1, 1, 1), "dsdepth": 2}

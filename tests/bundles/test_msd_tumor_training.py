@@ -13,6 +13,11 @@ import pytest
 import torch
 from monai.networks.nets import SegResNetDS, resnet10
 from monai.networks.nets.segresnet_ds import SegResEncoder
+
+from ctfm.contract.tasks import TUMORS as TASKS
+from ctfm.evaluation.comparison import compare_folders
+from ctfm.loading.store.building import build_store
+from training_support import last, run_in_two_processes
 from tumor_support import (
     TASK_NAMES,
     folds_of,
@@ -24,11 +29,6 @@ from tumor_support import (
     run_tumor_apart,
     tumor_command,
 )
-
-from ctfm.comparison import compare
-from ctfm.contract import TUMORS as TASKS
-from ctfm.store import build
-from training_support import last, run_in_two_processes
 
 NARROW = {"init_filters": 4, "in_channels": 1, "blocks_down": (1, 1, 1, 1, 1)}
 
@@ -81,7 +81,7 @@ def test_two_runs_are_trained_evaluated_and_compared(
     assert "sensitivity" in text
     assert "false/scan" in text
     for metric in ("dice", "nsd", "sensitivity", "false_positives"):
-        assert "A - B" in compare(*outputs, metric=metric)
+        assert "A - B" in compare_folders(*outputs, metric=metric)
 
 
 @pytest.mark.parametrize("name", [name for name in TASK_NAMES if name != "lung"])
@@ -108,7 +108,9 @@ def test_trains_from_a_store_by_folds(loader: str, lung: Path, tmp_path: Path) -
     if loader == "dali":
         pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'ct-fm-bundles[dali]'")
     store = str(tmp_path / "store")
-    build(str(lung / "datalist.json"), store, "lung_tumor", spacing=(6.0, 6.0, 6.0), workers=1)
+    build_store(
+        str(lung / "datalist.json"), store, "lung_tumor", spacing=(6.0, 6.0, 6.0), workers=1
+    )
     options = overrides("nowhere", tmp_path, store=store, fold=1)
     stack = ("store",) if loader == "torch" else ("store", "dali")
     data = run_tumor("train", "from_scratch", *stack, **options).evaluator.data_loader

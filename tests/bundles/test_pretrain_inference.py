@@ -11,10 +11,10 @@ import pytest
 import torch
 from monai.transforms import Compose, CropForeground, Orientation, Spacing
 
-from ctfm.embedding import WindowGrid
-from ctfm.errors import one_line
-from ctfm.networks import PooledEncoder
-from ctfm.scans import read_scan
+from ctfm.base.errors import one_line
+from ctfm.embedding.windows import WindowGrid
+from ctfm.imaging.scans import read_scan
+from ctfm.networks.encoders import PooledEncoder
 from dicom_support import write_ct
 from support import PRETRAIN, make_ct, run_apart, run_here, save
 

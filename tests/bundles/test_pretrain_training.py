@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from ctfm.store import build
-from ctfm.weights import read_encoder
+from ctfm.loading.store.building import build_store
+from ctfm.weights.loading import read_encoder
 from support import PRETRAIN, command, run_apart, run_here
 from training_support import curve, in_folder, kill_once, last, run_in_two_processes
 
@@ -22,7 +22,7 @@ from training_support import curve, in_folder, kill_once, last, run_in_two_proce
 def store(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("pretraining") / "store"
     listed = str(data_set / "datalist.json")
-    build(listed, str(folder), "pretraining", spacing=(3.0, 3.0, 3.0), workers=1)
+    build_store(listed, str(folder), "pretraining", spacing=(3.0, 3.0, 3.0), workers=1)
     return str(folder)
 
 

@@ -15,8 +15,8 @@ import torch
 from monai.networks.nets import SegResNetDS
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from ctfm.batchnorm import measure_statistics
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.training.batchnorm import measure_statistics
 from dicom_support import write_ct
 from support import make_ct, run_apart, run_here, save
 

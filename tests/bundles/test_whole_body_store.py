@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from ctfm.store import build
+from ctfm.loading.store.building import build_store
 from support import command, config_files, run_here
 from training_support import curve, in_folder, kill_once, last, run_in_two_processes
 
@@ -28,7 +28,7 @@ IN_ORDER = {"train__dataloader__shuffle": False}
 def store(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("whole_body") / "store"
     listed = str(data_set / "datalist.json")
-    build(listed, str(folder), "whole_body", spacing=(3.0, 3.0, 3.0), workers=1)
+    build_store(listed, str(folder), "whole_body", spacing=(3.0, 3.0, 3.0), workers=1)
     return str(folder)
 
 

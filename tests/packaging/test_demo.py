@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 from support import ROOT, WHOLE_BODY, make_ct, save
 
 

@@ -22,7 +22,8 @@ from monai.networks.nets import SegResNetDS
 
 import ctfm
 from bare_python import Bare, bare_python
-from ctfm import phantom, release
+from ctfm.phantoms import drawing as phantom
+from ctfm.release import packing as release
 from support import ROOT, WHOLE_BODY
 
 NAME = WHOLE_BODY.name
@@ -110,7 +111,12 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     package = Path(ctfm.__file__).parent
-    files = [*package.rglob("*.py"), *package.rglob("assets/*"), package / "py.typed"]
+    files = [
+        *package.rglob("*.py"),
+        *package.rglob("*.pyi"),
+        *package.rglob("assets/*"),
+        package / "py.typed",
+    ]
     sources = {f"ctfm/{path.relative_to(package).as_posix()}" for path in files}
     assert {n for n in names if ".dist-info/" not in n} == sources
     assert any(n.endswith("LICENSE") for n in names)

@@ -1,6 +1,6 @@
 """What Auto3DSeg imports to make and train the folds."""
 
-from ctfm.auto3dseg.algo import CTFMAlgo
+from ctfm.auto3dseg import CTFMAlgo
 
 
 class SegresnetctfmAlgo(CTFMAlgo):

@@ -2,7 +2,7 @@
 
 import fire
 
-from ctfm.auto3dseg.training import run
+from ctfm.auto3dseg import train_fold
 
 if __name__ == "__main__":
-    fire.Fire({"run": run})
+    fire.Fire({"run": train_fold})

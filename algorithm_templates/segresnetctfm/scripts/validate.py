@@ -2,7 +2,7 @@
 
 import fire
 
-from ctfm.auto3dseg.evaluation import run
+from ctfm.auto3dseg import validate_fold
 
 if __name__ == "__main__":
-    fire.Fire({"run": run})
+    fire.Fire({"run": validate_fold})

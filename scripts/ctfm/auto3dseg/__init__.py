@@ -5,4 +5,6 @@ what cannot work, `algo` writes a folder for each fold and starts `training` the
 predicts with what a checkpoint carries, and with nothing else.
 """
 
-__all__ = ()
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

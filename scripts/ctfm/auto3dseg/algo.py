@@ -32,8 +32,8 @@ from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.statistics import Statistics
 from ctfm.auto3dseg.stored import check_loader
 from ctfm.auto3dseg.tracking import check_tracking
-from ctfm.errors import UserError, explain_in_one_line
-from ctfm.weights import load_encoder
+from ctfm.base.errors import UserError, explain_in_one_line
+from ctfm.weights.loading import load_encoder
 
 __all__ = ["CTFMAlgo"]
 

@@ -19,10 +19,11 @@ from monai.bundle import ConfigParser
 from ctfm.auto3dseg.decisions import is_ct
 from ctfm.auto3dseg.options import DEFAULTS, Options
 from ctfm.auto3dseg.statistics import Statistics
-from ctfm.errors import UserError
-from ctfm.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
-from ctfm.hounsfield import AIR_HU
-from ctfm.weights import Weights, read_encoder
+from ctfm.base.errors import UserError
+from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
+from ctfm.imaging.hounsfield import AIR_HU
+from ctfm.weights.layouts import Weights
+from ctfm.weights.loading import read_encoder
 
 __all__ = [
     "check_fold",

@@ -1,6 +1,6 @@
 """What is chosen from the data, one decision a function. Options of the user come before these.
 
-Axes are SPL throughout, as in `ctfm.contract`.
+Axes are SPL throughout, as in `ctfm.contract.tasks`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ctfm.auto3dseg.statistics import Statistics
-from ctfm.contract import ENCODER, SEGRESNET, WHOLE_BODY
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import ENCODER, SEGRESNET, WHOLE_BODY
 
 __all__ = [
     "batch_size",

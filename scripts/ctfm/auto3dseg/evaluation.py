@@ -13,13 +13,13 @@ from monai.handlers import MeanDice, from_engine
 from monai.transforms import Compose
 from torch import nn
 
-from ctfm.auto3dseg.building import device_of, inferer, validation_loader
+from ctfm.auto3dseg.engines import device_of, inferer, validation_loader
 from ctfm.auto3dseg.inference import MeanProbabilities, checkpoint_of, loaded
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.transforms import OnOwnGridd
-from ctfm.errors import explain_in_one_line
+from ctfm.base.errors import explain_in_one_line
 
-__all__ = ["run", "segmentation_evaluator"]
+__all__ = ["segmentation_evaluator", "validate_fold"]
 
 
 def segmentation_evaluator(
@@ -60,7 +60,7 @@ def segmentation_evaluator(
     )
 
 
-def run(config_file: str | list[str], **overrides: Any) -> None:
+def validate_fold(config_file: str | list[str], **overrides: Any) -> None:
     """Score a trained fold's checkpoint on its validation cases, and print the mean Dice.
 
     Args:
@@ -68,7 +68,7 @@ def run(config_file: str | list[str], **overrides: Any) -> None:
         overrides: options by name.
 
     Raises:
-        ctfm.errors.UserError: the fold is not trained, or an option has no sense.
+        UserError: the fold is not trained, or an option has no sense.
     """
     explain_in_one_line()
     logging.basicConfig(level=logging.WARNING)

@@ -16,7 +16,7 @@ from monai.transforms import Compose, Invertd
 from monai.utils import convert_to_dst_type
 from torch import Tensor, nn
 
-from ctfm.auto3dseg.building import device_of, image_transforms, inferer
+from ctfm.auto3dseg.engines import device_of, image_transforms, inferer
 from ctfm.auto3dseg.recipe import MODEL, Recipe, load_model
 
 __all__ = ["InferClass", "MeanProbabilities", "checkpoint_of", "loaded"]
@@ -56,7 +56,7 @@ def loaded(path: Path, device: torch.device) -> tuple[nn.Module, Recipe]:
     """A trained network on a device; kept, since Auto3DSeg asks anew for each scan and fold.
 
     Raises:
-        ctfm.errors.UserError: there is none, or it is damaged.
+        UserError: there is none, or it is damaged.
     """
     changed = path.stat().st_mtime_ns if path.exists() else 0
     return _loaded(path, changed, device)
@@ -77,7 +77,7 @@ class InferClass:
             more, for others than the network, which is ignored.
 
     Raises:
-        ctfm.errors.UserError: the fold is not trained, or an option has no sense.
+        UserError: the fold is not trained, or an option has no sense.
     """
 
     def __init__(self, config_file: str | Sequence[str], **override: Any) -> None:

@@ -14,8 +14,8 @@ from monai.bundle import ConfigParser
 
 from ctfm.auto3dseg.decisions import named_classes
 from ctfm.auto3dseg.recipe import Recipe
-from ctfm.contract import WHOLE_BODY
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import WHOLE_BODY
 
 __all__ = ["DEFAULTS", "Options", "merge", "understood"]
 

@@ -37,7 +37,7 @@ def plan(
         fold: number of the fold that is validated on.
 
     Raises:
-        ctfm.errors.UserError: classes are not understood.
+        UserError: classes are not understood.
     """
     known = DEFAULTS.keys() | OTHER_NAMES.keys()  # the file also holds what is Auto3DSeg's own
     chosen = {key: value for key, value in understood(source).items() if key in known}
@@ -76,7 +76,7 @@ def of_copy(
             hyper-parameters passes its own settings too.
 
     Raises:
-        ctfm.errors.UserError: an option cannot be set.
+        UserError: an option cannot be set.
     """
     moved = dict(values)
     for name in PATHS:

@@ -12,16 +12,16 @@ from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.transforms import Compose, MapTransform
 
-from ctfm.auto3dseg.building import device_of, image_transforms, inferer
+from ctfm.auto3dseg.engines import device_of, image_transforms, inferer
 from ctfm.auto3dseg.inference import MeanProbabilities, checkpoint_of, loaded
 from ctfm.auto3dseg.recipe import Recipe
 from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.transforms import OnOwnGridd
-from ctfm.errors import UserError
-from ctfm.evaluators import ScanEvaluator
-from ctfm.saving import SaveSegmentationd
-from ctfm.scans import ScanDataset, collate_scans, find_scans, result_name
-from ctfm.transforms import MapClassesd
+from ctfm.base.errors import UserError
+from ctfm.imaging.scans import ScanDataset, collate_scans, find_scans, result_name
+from ctfm.imaging.transforms import MapClassesd
+from ctfm.inference.evaluators import ScanEvaluator
+from ctfm.inference.saving import SaveSegmentationd
 
 __all__ = ["SaveClassesd", "infer", "trained_folds"]
 

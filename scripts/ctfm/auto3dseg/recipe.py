@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ctfm.contract import ENCODER, WHOLE_BODY
-from ctfm.errors import UserError
-from ctfm.files import atomic_path
-from ctfm.weights import load_network, read_metadata
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
+from ctfm.contract.tasks import ENCODER, WHOLE_BODY
+from ctfm.weights.checkpoints import read_metadata
+from ctfm.weights.loading import load_network
 
 __all__ = ["MODEL", "Recipe", "load_model", "save_model"]
 

@@ -13,9 +13,10 @@ from monai.networks.nets import SegResNetDS
 
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.recipe import MODEL, save_model
-from ctfm.errors import UserError
-from ctfm.files import atomic_path
-from ctfm.weights import fingerprint, load_encoder, read_encoder
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
+from ctfm.weights.audit import fingerprint
+from ctfm.weights.loading import load_encoder, read_encoder
 
 __all__ = ["PROGRESS", "inject", "read_score", "write_results"]
 

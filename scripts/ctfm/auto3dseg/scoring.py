@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from ctfm.auto3dseg.building import device_of
+from ctfm.auto3dseg.engines import device_of
 from ctfm.auto3dseg.evaluation import segmentation_evaluator
 from ctfm.auto3dseg.inference import checkpoint_of, loaded
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.predicting import SaveClassesd, trained_folds
 from ctfm.auto3dseg.recipe import Recipe
-from ctfm.class_scores import ClassScore, segmentation_scores
-from ctfm.errors import UserError
-from ctfm.metrics import format_table, summarise, write_report
-from ctfm.scans import stem
+from ctfm.base.errors import UserError
+from ctfm.evaluation.class_scores import ClassScore, segmentation_scores
+from ctfm.evaluation.metrics import format_table, summarise, write_report
+from ctfm.imaging.scans import stem
 
 __all__ = ["CaseScores", "evaluate"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 
 __all__ = ["Case", "Statistics"]
 

@@ -19,14 +19,16 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from ctfm import require
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.recipe import Recipe
-from ctfm.contract import WHOLE_BODY
-from ctfm.errors import UserError
-from ctfm.files import atomic_path
-from ctfm.loading import StoreLoader
-from ctfm.store import ClassCrops, Store, build
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
+from ctfm.base.optional import require
+from ctfm.contract.tasks import WHOLE_BODY
+from ctfm.loading.loader import StoreLoader
+from ctfm.loading.store.building import build_store
+from ctfm.loading.store.index import Store
+from ctfm.loading.store.sampling import ClassCrops
 
 __all__ = ["check_loader", "convert_scans", "crops", "has_packages", "loader_of", "values_of"]
 
@@ -91,7 +93,7 @@ def convert_scans(options: Options) -> Path:
     with _turn(folder):
         _write_if_new(folder / LISTED, json.dumps({"training": rows}, indent=1) + "\n")
         depth, height, width = options.recipe.spacing
-        build(
+        build_store(
             str(folder / LISTED),
             str(folder),
             TASK,
@@ -195,6 +197,6 @@ def loader_of(
     batch = int(options["batch_size"])
     if device.type == "cpu":
         return StoreLoader(samples, transforms, batch, threads)
-    from ctfm.dali import DaliLoader
+    from ctfm.loading.dali.loader import DaliLoader
 
     return DaliLoader(samples, transforms, batch, device, threads)

@@ -9,10 +9,10 @@ from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
 from monai.handlers import MLFlowHandler
 
-from ctfm import require
 from ctfm.auto3dseg.options import Options
-from ctfm.errors import UserError
-from ctfm.handlers import training_loss
+from ctfm.base.errors import UserError
+from ctfm.base.optional import require
+from ctfm.training.handlers import training_loss
 
 __all__ = ["check_tracking", "track"]
 

@@ -17,26 +17,26 @@ from monai.optimizers import WarmupCosineSchedule
 from monai.utils import set_determinism
 from torch import nn
 
-from ctfm.auto3dseg.building import TrainingData, device_of, label_channels, loss
+from ctfm.auto3dseg.engines import TrainingData, device_of, label_channels, loss
 from ctfm.auto3dseg.evaluation import segmentation_evaluator
 from ctfm.auto3dseg.options import Options
 from ctfm.auto3dseg.results import inject, write_results
 from ctfm.auto3dseg.stored import convert_scans
 from ctfm.auto3dseg.tracking import track
-from ctfm.batchnorm import BatchNormStatistics, prepare_statistics
-from ctfm.checkpointing import Checkpoint
-from ctfm.contract import WHOLE_BODY
-from ctfm.errors import UserError, explain_in_one_line
-from ctfm.handlers import EpochSeed, FreezeEncoder, TensorBoard, TrainingProgress
-from ctfm.inferers import AutocastInferer
-from ctfm.networks import distributed
+from ctfm.base.errors import UserError, explain_in_one_line
+from ctfm.contract.tasks import WHOLE_BODY
+from ctfm.inference.inferers.autocast import AutocastInferer
+from ctfm.networks.encoders import distributed
+from ctfm.training.batchnorm import BatchNormStatistics, prepare_statistics
+from ctfm.training.checkpointing import Checkpoint
+from ctfm.training.handlers import EpochSeed, FreezeEncoder, TensorBoard, TrainingProgress
 
-__all__ = ["PlateauStop", "run", "train"]
+__all__ = ["PlateauStop", "fit_fold", "train_fold"]
 
 logger = logging.getLogger(__name__)
 
 
-def run(config_file: str | list[str], **overrides: Any) -> None:
+def train_fold(config_file: str | list[str], **overrides: Any) -> None:
     """Train a fold, or go on where its training was stopped.
 
     Args:
@@ -62,7 +62,7 @@ def run(config_file: str | list[str], **overrides: Any) -> None:
 def _attempt(options: Options, device: torch.device, world_size: int) -> Options | None:
     """Train; None when that is done, and options that need less memory when there is too little."""
     try:
-        train(options, device, world_size)
+        fit_fold(options, device, world_size)
         return None
     except torch.OutOfMemoryError as error:
         lighter = options.smaller()
@@ -140,7 +140,7 @@ def _log_to(folder: Path, rank: int) -> None:
     logging.getLogger("monai.data").setLevel(logging.ERROR)
 
 
-def train(options: Options, device: torch.device, world_size: int = 1) -> None:
+def fit_fold(options: Options, device: torch.device, world_size: int = 1) -> None:
     """Train, validate on the way, and write what inference needs.
 
     Raises:

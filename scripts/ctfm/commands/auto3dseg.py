@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ctfm.base.errors import UserError
 from ctfm.commands.calling import call
-from ctfm.errors import UserError
 
 __all__ = ["Auto3DSeg"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from glob import glob
 from typing import Any
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 
 __all__ = ["call", "split_folders"]
 

@@ -20,7 +20,7 @@ class Datalist:
             out: datalist to write (JSON).
             options: splits, fraction, scans, group, labels, workers, seed, fold, skip_bad.
         """
-        from ctfm.datalists.totalsegmentator import totalsegmentator
+        from ctfm.datalists.datasets.totalsegmentator import totalsegmentator
 
         print(call(totalsegmentator, str(root), str(out), **options))
 
@@ -32,7 +32,7 @@ class Datalist:
             out: datalist to write (JSON).
             options: task, folds, fold, splits, patient, seed, workers, skip_bad.
         """
-        from ctfm.datalists.msd import msd
+        from ctfm.datalists.datasets.decathlon import msd
 
         print(call(msd, str(root), str(out), **options))
 
@@ -44,7 +44,7 @@ class Datalist:
             out: datalist to write (JSON); what is left out stands beside it (.excluded.csv).
             options: thickness, min_slices, min_extent, contrast, seed, workers.
         """
-        from ctfm.datalists.sinoct import sinoct
+        from ctfm.datalists.datasets.sinoct import sinoct
 
         print(call(sinoct, str(root), str(out), **options))
 
@@ -56,7 +56,7 @@ class Datalist:
             out: datalist to write (JSON); what is left out stands beside it (.excluded.csv).
             options: rule, reads, thickness, min_slices, min_extent, contrast, workers.
         """
-        from ctfm.datalists.cq500 import cq500
+        from ctfm.datalists.datasets.cq500 import cq500
 
         print(call(cq500, str(root), str(out), **options))
 
@@ -73,7 +73,7 @@ class Datalist:
             label: column of the labels.
             options: subject, split, positive, shares, seed, skip_bad.
         """
-        from ctfm.datalists.classified import classification
+        from ctfm.datalists.datasets.table import classification
 
         print(call(classification, str(csv), str(root), str(out), image, label, **options))
 
@@ -86,7 +86,7 @@ class Datalist:
             options: validation, patient_level, pattern, min_thickness, max_thickness, min_slices,
                 check_values, seed, workers.
         """
-        from ctfm.datalists.archive import archive
+        from ctfm.datalists.datasets.archive import archive
 
         print(call(archive, str(root), str(out), **options))
 
@@ -98,7 +98,7 @@ class Datalist:
             options: commercial, idc_version, collections, limit, min_thickness, max_thickness,
                 min_slices, seed, index.
         """
-        from ctfm.datalists.idc import idc
+        from ctfm.datalists.datasets.idc import idc
 
         print(call(idc, str(out), **options))
 
@@ -114,7 +114,7 @@ class Dicom:
             out: folder to write; what was not converted is listed there.
             options: workers, overwrite.
         """
-        from ctfm.dicom.converting import convert
+        from ctfm.imaging.dicom.converting import convert
 
         print(call(convert, str(root), str(out), **options))
 
@@ -132,9 +132,9 @@ class Store:
             out: folder of the store.
             options: base_dir, spacing, workers, max_failures, input_check.
         """
-        from ctfm import store
+        from ctfm.loading import build_store
 
-        print(call(store.build, str(datalist), str(out), task, **options))
+        print(call(build_store, str(datalist), str(out), task, **options))
 
     def check(self, folder: str, prune: bool = False) -> None:
         """Decode every file and compare it with what was written; not while a build runs.
@@ -143,7 +143,7 @@ class Store:
             folder: the store.
             prune: delete files that no scan of the store needs, in place of listing them.
         """
-        from ctfm.store import inspection
+        from ctfm.loading.store import inspection
 
         print(inspection.check(str(folder), prune))
 
@@ -153,7 +153,7 @@ class Store:
         Args:
             folder: the store.
         """
-        from ctfm.store import inspection
+        from ctfm.loading.store import inspection
 
         print(inspection.info(str(folder)))
 
@@ -170,9 +170,9 @@ class Phantom:
             options: seed, spacing, axcodes, oblique_degrees, noise_hu, tumors, hosts, contrast,
                 region, table.
         """
-        from ctfm import phantom
+        from ctfm.phantoms import draw_torso, save_phantom
 
-        phantom.save(call(phantom.torso, **options), str(out), label)
+        save_phantom(call(draw_torso, **options), str(out), label)
 
     def head(self, out: str, label: str | None = None, **options: Any) -> None:
         """Write a head: image, and labels where asked for.
@@ -182,9 +182,9 @@ class Phantom:
             label: NIfTI file of the labels.
             options: seed, spacing, axcodes, oblique_degrees, noise_hu, bleed.
         """
-        from ctfm import phantom
+        from ctfm.phantoms import draw_head, save_phantom
 
-        phantom.save(call(phantom.head, **options), str(out), label)
+        save_phantom(call(draw_head, **options), str(out), label)
 
     def dataset(self, root: str, **options: Any) -> None:
         """Write phantoms in the layout of a TotalSegmentator v2 release.
@@ -193,9 +193,9 @@ class Phantom:
             root: folder to make.
             options: subjects, seed, spacing, region.
         """
-        from ctfm import phantom
+        from ctfm.phantoms.drawing import write_dataset
 
-        call(phantom.write_dataset, str(root), **options)
+        call(write_dataset, str(root), **options)
 
     def msd(self, root: str, **options: Any) -> None:
         """Write phantoms with tumours in the layout of the Medical Segmentation Decathlon.
@@ -204,6 +204,6 @@ class Phantom:
             root: folder in which the task's folder is made, or the task's folder.
             options: task, subjects, tests, spacing, seed, margin.
         """
-        from ctfm import phantom_msd
+        from ctfm.phantoms.decathlon import write_dataset
 
-        call(phantom_msd.write_dataset, str(root), **options)
+        call(write_dataset, str(root), **options)

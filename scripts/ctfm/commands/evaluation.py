@@ -12,7 +12,7 @@ __all__ = ["Evaluate"]
 class Evaluate:
     """Predictions, of whatever model, to figures with intervals."""
 
-    def classification(
+    def score_predictions(
         self, predictions: str, label: str, score: str, out: str, **options: Any
     ) -> None:
         """Score a table of two classes: AUROC, F1, calibration, …, with pictures; or compare two.
@@ -25,6 +25,6 @@ class Evaluate:
             options: threshold, youden, sensitivity, compare, positive, subject, id, logits,
                 calibration, bins, seed, resamples.
         """
-        from ctfm.classification.rescoring import classification
+        from ctfm.evaluation.classification.rescoring import score_predictions
 
-        print(call(classification, str(predictions), label, score, str(out), **options))
+        print(call(score_predictions, str(predictions), label, score, str(out), **options))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ctfm.base.errors import UserError
 from ctfm.commands.calling import call
-from ctfm.errors import UserError
 
 __all__ = ["locate"]
 
 
 def locate(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.locating.locate`.
+    """Sort out what was typed, and run `ctfm.search.locating.locate`.
 
     Args:
         arguments: query and target; a place may stand between them, or some of its numbers: Fire
@@ -21,7 +21,7 @@ def locate(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
     Raises:
         UserError: not two scans are given.
     """
-    from ctfm import locating
+    from ctfm.search import locate_place
 
     scans = [one for one in arguments if isinstance(one, str)]
     numbers = [one for one in arguments if isinstance(one, int | float)]
@@ -37,7 +37,7 @@ def locate(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
         options[key] = places[0]
     elif places:
         options.setdefault("point", places[0])
-    return str(call(locating.locate, *scans, **options))
+    return str(call(locate_place, *scans, **options))
 
 
 def _begun(value: Any) -> bool:

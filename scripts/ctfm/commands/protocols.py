@@ -20,9 +20,9 @@ class Protocols:
             data: organmnist3d_64.npz as MedMNIST publishes it.
             options: out, random_seeds, batch_size, device, amp, seed, resamples.
         """
-        from ctfm import protocols
+        from ctfm.protocols import run_organ_mnist
 
-        print(call(protocols.organ_mnist, checkpoints, str(data), **options))
+        print(call(run_organ_mnist, checkpoints, str(data), **options))
 
     def mir(self, *checkpoints: str, data: str, scans: str, **options: Any) -> None:
         """Retrieval on 3D-MIR: scans with lesions of the same kind; a stopped run goes on.
@@ -33,9 +33,9 @@ class Protocols:
             scans: folder below which the decathlon's tasks lie.
             options: out, random_seeds, batch_size, device, amp, input_check, seed, resamples.
         """
-        from ctfm import protocols
+        from ctfm.protocols import run_mir
 
-        print(call(protocols.mir, checkpoints, str(data), str(scans), **options))
+        print(call(run_mir, checkpoints, str(data), str(scans), **options))
 
     def semantic(self, *checkpoints: str, data: str, **options: Any) -> None:
         """Search each organ of each scan in each other one: distance in mm, share inside.
@@ -46,9 +46,9 @@ class Protocols:
             options: base_dir, split, classes, out, spacing, patch, overlap, random_seeds, scans,
                 batch_size, device, amp, input_check, progress, seed, resamples.
         """
-        from ctfm import protocols
+        from ctfm.protocols import run_semantic
 
-        print(call(protocols.semantic, checkpoints, str(data), **options))
+        print(call(run_semantic, checkpoints, str(data), **options))
 
     def clustering(self, *checkpoints: str, data: str, **options: Any) -> None:
         """Cluster patches of organs of many scans: do clusters and organs agree?
@@ -59,9 +59,9 @@ class Protocols:
             options: base_dir, split, classes, out, places, spacing, patch, most, random_seeds,
                 scans, batch_size, device, amp, input_check, progress, seed, resamples.
         """
-        from ctfm import protocols
+        from ctfm.protocols import run_clustering
 
-        print(call(protocols.clustering, checkpoints, str(data), **options))
+        print(call(run_clustering, checkpoints, str(data), **options))
 
     def stability(self, *checkpoints: str, pairs: str, **options: Any) -> None:
         """Test-retest pairs, and scans after a change; a stopped run goes on.
@@ -72,9 +72,9 @@ class Protocols:
             options: base_dir, out, changes, spacing, patch, overlap, random_seeds, batch_size,
                 device, amp, input_check, progress, seed, resamples.
         """
-        from ctfm import protocols
+        from ctfm.protocols import run_stability
 
-        print(call(protocols.stability, checkpoints, str(pairs), **options))
+        print(call(run_stability, checkpoints, str(pairs), **options))
 
     def saliency(self, *checkpoints: Any, **options: Any) -> None:
         """Cover parts of patches around organs: does the embedding hang on the organ?
@@ -88,7 +88,7 @@ class Protocols:
                 pictures, spacing, patch, random_seeds, scans, batch_size, device, amp,
                 input_check, progress, seed, resamples.
         """
-        from ctfm import protocols
+        from ctfm.protocols import run_saliency
 
         # of ``--point 10 -20 300`` Fire gives the option one number
         numbers = [one for one in checkpoints if isinstance(one, int | float)]
@@ -96,4 +96,4 @@ class Protocols:
         for key in ("point", "voxel"):
             if numbers and isinstance(options.get(key), int | float):
                 options[key], numbers = [options[key], *numbers], []
-        print(call(protocols.saliency, [*files, *numbers], **options))
+        print(call(run_saliency, [*files, *numbers], **options))

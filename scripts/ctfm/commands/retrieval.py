@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ctfm.base.errors import UserError
 from ctfm.commands.calling import call, split_folders
-from ctfm.errors import UserError
 
 __all__ = ["Indexes", "search"]
 
@@ -26,9 +26,9 @@ class Indexes:
             index: folder of the index; made where there is none.
             options: metadata, prefix, build, shard, shards.
         """
-        from ctfm import retrieval
+        from ctfm.search import add_embeddings
 
-        print(call(retrieval.add_embeddings, [str(one) for one in folders], str(index), **options))
+        print(call(add_embeddings, [str(one) for one in folders], str(index), **options))
 
     def build(self, index: str, **options: Any) -> None:
         """Make the approximate index, for searches among more than 200,000 rows.
@@ -39,9 +39,9 @@ class Indexes:
             index: its folder.
             options: shard, shards.
         """
-        from ctfm import retrieval
+        from ctfm.search import build_index
 
-        print(call(retrieval.build_index, str(index), **options))
+        print(call(build_index, str(index), **options))
 
     def info(self, index: str) -> None:
         """Say what an index holds.
@@ -49,9 +49,9 @@ class Indexes:
         Args:
             index: its folder.
         """
-        from ctfm import retrieval
+        from ctfm.search import describe_index
 
-        print(retrieval.describe_index(str(index)))
+        print(describe_index(str(index)))
 
     def check(self, index: str) -> None:
         """Look at every row; what is wrong ends in one line and a non-zero exit.
@@ -59,9 +59,9 @@ class Indexes:
         Args:
             index: its folder.
         """
-        from ctfm import retrieval
+        from ctfm.search import check_index
 
-        print(retrieval.check_index(str(index)))
+        print(check_index(str(index)))
 
     def export(self, index: str, out: str) -> None:
         """Write an index as Parquet, which vector servers import.
@@ -70,13 +70,13 @@ class Indexes:
             index: its folder.
             out: ends in .parquet.
         """
-        from ctfm import retrieval
+        from ctfm.search import export_index
 
-        print(retrieval.export_index(str(index), str(out)))
+        print(export_index(str(index), str(out)))
 
 
 def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.retrieval.search_scan`.
+    """Sort out what was typed, and run `ctfm.search.index.querying.search_scan`.
 
     Args:
         arguments: the query; numbers of a place and further indexes may follow: Fire takes one
@@ -87,7 +87,7 @@ def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> s
     Raises:
         UserError: not one query is given.
     """
-    from ctfm import retrieval
+    from ctfm.search import search_scan
 
     numbers = [one for one in arguments if isinstance(one, int | float)]
     scans = [str(one) for one in arguments if not isinstance(one, int | float)]
@@ -98,4 +98,4 @@ def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> s
         raise UserError("give one query: ctfm search QUERY --index DIR [--point 10,-20,300]")
     if "k" in options and not isinstance(options["k"], int):
         raise UserError(f"k is {options['k']}: give a number from 1")
-    return str(call(retrieval.search_scan, scans[0], split_folders(index), **options))
+    return str(call(search_scan, scans[0], split_folders(index), **options))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 
 __all__ = ["segment"]
 
 
 def segment(inputs: tuple[Any, ...], out: str | None, options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.segmenting.segment`.
+    """Sort out what was typed, and run `ctfm.inference.running.segment`.
 
     Args:
         inputs: paths; after ``--classes liver``, further names of classes come here too.
         out: folder of the results, if it was given by its long name.
         options: all the rest.
     """
-    from ctfm.segmenting import segment as run
+    from ctfm.inference.running import segment as run
 
     folder = options.pop("o", out)  # fire leaves a single letter to **options
     if folder is None:
@@ -31,7 +31,7 @@ def segment(inputs: tuple[Any, ...], out: str | None, options: dict[str, Any]) -
 
 def _sorted_out(paths: list[str], classes: Any) -> tuple[list[str], list[str]]:
     """Fire takes one value an option: the other class names were taken for inputs."""
-    from ctfm.classes import CLASS_GROUPS, TOTALSEGMENTATOR_V2
+    from ctfm.contract.classes import CLASS_GROUPS, TOTALSEGMENTATOR_V2
 
     names = classes.split(",") if isinstance(classes, str) else [str(one) for one in classes]
     known = {*TOTALSEGMENTATOR_V2.values(), *CLASS_GROUPS}

@@ -10,17 +10,17 @@ __all__ = ["view"]
 
 
 def view(scan: str | None, options: dict[str, Any]) -> str:
-    """Run `ctfm.viewing.view`.
+    """Run `ctfm.search.open_view`.
 
     Args:
         scan: the scan; None: only NiiVue is installed.
         options: all the rest.
     """
-    from ctfm import viewing
+    from ctfm.search import open_view
 
     if options.get("index") is not None:
         options["index"] = split_folders(options["index"])
     for name in ("labels", "heat", "checkpoint", "scans"):  # Fire takes 2024 for a number
         if options.get(name) is not None:
             options[name] = str(options[name])
-    return str(call(viewing.view, None if scan is None else str(scan), **options))
+    return str(call(open_view, None if scan is None else str(scan), **options))

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ctfm.errors import UserError
-from ctfm.files import atomic_path
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
 
 __all__ = [
     "PARTS",

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctfm.datalists._pairs import Pair, examine_pair
+from ctfm.base.errors import UserError
+from ctfm.base.workers import in_processes
 from ctfm.datalists.datalist import PARTS, list_of, refuse
+from ctfm.datalists.pairs import Pair, examine_pair
 from ctfm.datalists.reading import Row, read_lists, with_absolute_paths
-from ctfm.errors import UserError
-from ctfm.workers import in_processes
 
 __all__ = ["check_labels", "read_fold"]
 

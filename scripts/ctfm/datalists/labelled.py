@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ctfm.base.errors import UserError
 from ctfm.datalists.datalist import draw_order, nested_subset
 from ctfm.datalists.reading import Row, read_datalist
-from ctfm.errors import UserError
 
 __all__ = ["SUBJECT_KEYS", "few_subjects", "read_labelled", "subject_of"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from ctfm.base.errors import UserError
 from ctfm.datalists.datalist import nested_subset
-from ctfm.errors import UserError
 
 __all__ = ["Row", "few_shot", "read_datalist", "read_lists", "with_absolute_paths"]
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 
 __all__ = ["Exclusion", "Reason", "Selection", "count_reasons", "in_words"]
 

@@ -4,29 +4,6 @@
 `without_embeddings` are what configs name as `_target_`.
 """
 
-from ctfm.embedding.embedder import Embedder
-from ctfm.embedding.inferer import WindowEmbedder, embed_windows
-from ctfm.embedding.inputs import preprocessing, soft_tissue
-from ctfm.embedding.pool import RayPool
-from ctfm.embedding.recipes import POOLINGS, RECIPES, make_recipe
-from ctfm.embedding.segmenter import SegmenterEmbeddings
-from ctfm.embedding.table import EmbeddingTable, without_embeddings
-from ctfm.embedding.windows import WindowGrid, cut_window, world
+import lazy_loader
 
-__all__ = [
-    "POOLINGS",
-    "RECIPES",
-    "Embedder",
-    "EmbeddingTable",
-    "RayPool",
-    "SegmenterEmbeddings",
-    "WindowEmbedder",
-    "WindowGrid",
-    "cut_window",
-    "embed_windows",
-    "make_recipe",
-    "preprocessing",
-    "soft_tissue",
-    "without_embeddings",
-    "world",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

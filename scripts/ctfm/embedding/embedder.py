@@ -11,14 +11,18 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from torch import Tensor
 
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
 from ctfm.embedding.inferer import WindowEmbedder, embed_windows
 from ctfm.embedding.inputs import preprocessing
 from ctfm.embedding.recipes import POOLINGS, check_recipe, check_windows
-from ctfm.embedding.windows import Array, WindowGrid, world
-from ctfm.errors import UserError
-from ctfm.inferers import AutocastInferer
-from ctfm.networks import PooledEncoder
-from ctfm.weights import Architecture, fingerprint, read_encoder
+from ctfm.embedding.windows import WindowGrid
+from ctfm.imaging.grids import world
+from ctfm.inference.inferers.autocast import AutocastInferer
+from ctfm.networks.encoders import PooledEncoder
+from ctfm.weights.audit import fingerprint
+from ctfm.weights.layouts import Architecture
+from ctfm.weights.loading import read_encoder
 
 __all__ = ["Embedder", "encoder_from"]
 
@@ -32,7 +36,7 @@ class Embedder:
 
     Args:
         network: patches (N, 1, *patch) to embeddings (N, F).
-        recipe: what decides the embeddings, as `ctfm.embedding.make_recipe` gives it.
+        recipe: what decides the embeddings, as `ctfm.embedding.recipes.make_recipe` gives it.
         device: such as "cuda:0"; None: a GPU if there is one.
         amp: compute in the fast number format of the device; None: as the recipe says.
         sw_batch_size: windows that pass the encoder together.
@@ -109,7 +113,7 @@ class Embedder:
         """What `read` returns, of a scan that was read and checked already.
 
         Args:
-            scan: HU (1, X, Y, Z), axes as stored, as `ctfm.transforms.LoadScand` gives it.
+            scan: HU (1, X, Y, Z), axes as stored, as `ctfm.imaging.transforms.LoadScand` gives it.
 
         Raises:
             UserError: it shows nothing above 0 HU.

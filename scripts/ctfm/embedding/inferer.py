@@ -12,11 +12,12 @@ from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from ctfm.contract import HU_WINDOW
-from ctfm.embedding.windows import Array, WindowGrid, cut_window
-from ctfm.errors import UserError
-from ctfm.hounsfield import AIR_HU
-from ctfm.inferers import AutocastInferer
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.contract.tasks import HU_WINDOW
+from ctfm.embedding.windows import WindowGrid, cut_window
+from ctfm.imaging.hounsfield import AIR_HU
+from ctfm.inference.inferers.autocast import AutocastInferer
 
 __all__ = ["WindowEmbedder", "embed_windows"]
 

@@ -15,9 +15,9 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from ctfm.contract import AXCODES, HU_WINDOW
-from ctfm.errors import UserError
-from ctfm.transforms import LoadScand
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import AXCODES, HU_WINDOW
+from ctfm.imaging.transforms import LoadScand
 
 __all__ = ["preprocessing", "soft_tissue"]
 

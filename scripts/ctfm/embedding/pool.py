@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ctfm import require
+from ctfm.base.errors import UserError, one_line
+from ctfm.base.optional import require
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.table import EmbeddingTable
-from ctfm.errors import UserError, one_line
 
 __all__ = ["RayPool"]
 
@@ -28,7 +28,7 @@ class RayPool:
     the table is left out when the same command is given again.
 
     Args:
-        scans: rows with "image" and "name", of `ctfm.embedding.without_embeddings`.
+        scans: rows with "image" and "name", of `ctfm.embedding.table.without_embeddings`.
         checkpoint: encoder, on a disk that all machines see.
         recipe: of the table.
         output_dir: of the table, on a disk that all machines see.

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ctfm.contract import (
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import (
     AXCODES,
     HU_WINDOW,
     LESION_RETRIEVAL,
@@ -17,7 +18,6 @@ from ctfm.contract import (
     STABILITY,
 )
 from ctfm.embedding.windows import WindowGrid
-from ctfm.errors import UserError
 
 __all__ = ["POOLINGS", "RECIPES", "check_recipe", "check_windows", "make_recipe"]
 

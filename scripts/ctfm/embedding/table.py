@@ -13,14 +13,16 @@ import numpy as np
 from ignite.engine import Engine, Events
 from torch import nn
 
-from ctfm import __version__, require
+from ctfm import __version__
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
+from ctfm.base.optional import require
+from ctfm.base.options import is_on
+from ctfm.base.types import Array
 from ctfm.embedding.recipes import POOLINGS, check_recipe
-from ctfm.embedding.windows import Array, WindowGrid
-from ctfm.errors import UserError
-from ctfm.files import atomic_path
-from ctfm.scans import result_name
-from ctfm.switches import is_on
-from ctfm.weights import fingerprint
+from ctfm.embedding.windows import WindowGrid
+from ctfm.imaging.scans import result_name
+from ctfm.weights.audit import fingerprint
 
 __all__ = ["EmbeddingTable", "without_embeddings"]
 
@@ -92,7 +94,7 @@ class EmbeddingTable:
                 temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
     def write(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one scan's rows: what `ctfm.evaluators.ScanEvaluator` takes for `writing`.
+        """Write one scan's rows: what `ctfm.inference.ScanEvaluator` takes for `writing`.
 
         Args:
             data: the scan under `image_key`, "pred" (F, D', H', W'), and "name" if it has one.
@@ -189,7 +191,7 @@ def without_embeddings(
     """The scans that are still to be embedded: a `_target_` for configs.
 
     Args:
-        scans: rows of `ctfm.scans.find_scans`.
+        scans: rows of `ctfm.imaging.scans.find_scans`.
         output_dir: as for `EmbeddingTable`.
         overwrite: True: all of them.
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.imaging.grids import world
 
-__all__ = ["WindowGrid", "cut_window", "world"]
-
-Array = npt.NDArray[Any]
+__all__ = ["WindowGrid", "cut_window"]
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,6 @@ class WindowGrid:
             affine: (4, 4), voxel of the volume to RAS+ in mm.
         """
         return world(affine, self.starts() + (np.asarray(self.patch) - 1) / 2)
-
-
-def world(affine: Array, voxels: Array) -> Array:
-    """Voxel positions (N, 3), whole or not, to mm (N, 3)."""
-    matrix = np.asarray(affine, dtype=float)
-    places: Array = np.asarray(voxels, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
-    return places
 
 
 def cut_window(volume: Tensor, start: Sequence[int], patch: Sequence[int]) -> Tensor:

@@ -1,7 +1,5 @@
-"""From scans or a store to batches: by torch's loader, or by threads."""
+"""From scans, or a store of converted scans, to batches."""
 
-from ctfm.loading.dataset import StoreDataset
-from ctfm.loading.loader import StoreLoader
-from ctfm.loading.plain import PassSampler, TolerantDataset
+import lazy_loader
 
-__all__ = ["PassSampler", "StoreDataset", "StoreLoader", "TolerantDataset"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,9 +9,9 @@ import torch
 from monai.transforms import Transform
 from torch.utils.data import Dataset
 
-from ctfm.augmentation import Augmentation
-from ctfm.store.boxes import Box, Samples
-from ctfm.store.volumes import DamagedFileError
+from ctfm.loading.augmentation.pipeline import Augmentation
+from ctfm.loading.store.boxes import Box, Samples
+from ctfm.loading.store.volumes import DamagedFileError
 
 __all__ = ["StoreDataset"]
 
@@ -21,7 +21,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
     Items are dicts: ``image`` float32 in 0..1, (1, D, H, W), or (crops, views, 1, D, H, W) for
     `Views`; ``label`` uint8, (1, D, H, W), where there are labels; ``id``, the scan's name. They
-    are those of `StoreLoader` and `ctfm.dali.DaliLoader`: functions of seed, epoch and index.
+    are those of `StoreLoader` and `DaliLoader`: functions of seed, epoch and index.
 
     Args:
         samples: which boxes of which scans.

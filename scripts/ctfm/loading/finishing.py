@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctfm.augmentation.pipeline import Augmentation, Drawn
-from ctfm.augmentation.steps import Pair, Resize
-from ctfm.errors import UserError
-from ctfm.store.boxes import Box, Samples
+from ctfm.base.errors import UserError
+from ctfm.loading.augmentation.pipeline import Augmentation, Drawn
+from ctfm.loading.augmentation.steps import Pair, Resize
+from ctfm.loading.store.boxes import Box, Samples
 
 __all__ = ["Finisher", "Unfinished"]
 
@@ -108,7 +108,7 @@ class Finisher:
         return Unfinished(batch, volumes, boxes)
 
     def deliver(self, unfinished: Unfinished) -> dict[str, Any]:
-        """The batch as `ctfm.loading.StoreLoader` promises it.
+        """The batch as `ctfm.loading.loader.StoreLoader` promises it.
 
         Raises:
             UserError: its samples have different sizes.

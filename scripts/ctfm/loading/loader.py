@@ -13,12 +13,11 @@ import ignite.distributed as idist
 import torch
 from monai.transforms import Transform
 
-from ctfm.augmentation import Augmentation
-from ctfm.augmentation.pipeline import Drawn
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.loading.augmentation.pipeline import Augmentation, Drawn
 from ctfm.loading.finishing import Finisher, Unfinished
-from ctfm.store.boxes import Box, Samples
-from ctfm.store.volumes import DamagedFileError
+from ctfm.loading.store.boxes import Box, Samples
+from ctfm.loading.store.volumes import DamagedFileError
 
 __all__ = ["AHEAD", "StoreLoader"]
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import ignite.distributed as idist
 from torch.utils.data import Dataset, Sampler
 
-from ctfm.errors import UserError, one_line
-from ctfm.store.boxes import pass_order
+from ctfm.base.errors import UserError, one_line
+from ctfm.loading.store.boxes import pass_order
 
 __all__ = ["PassSampler", "TolerantDataset"]
 

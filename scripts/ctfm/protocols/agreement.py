@@ -6,14 +6,11 @@ weighted sums, for which tables are counted once a scan.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from ctfm.base.types import Array
 
 __all__ = ["adjusted_rand_index", "mutual_information", "tables_by_scan"]
-
-Array = npt.NDArray[Any]
 
 
 def tables_by_scan(scans: Array, labels: Array, clusters: Array) -> Array:

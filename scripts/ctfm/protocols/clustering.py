@@ -8,26 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_samples
 
-from ctfm.classes import TOTALSEGMENTATOR_V2
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.datalists.reading import read_datalist
-from ctfm.errors import UserError
-from ctfm.intervals import Estimate, estimate_ratio, estimate_weighted
-from ctfm.probing.encoders import find_candidates, random_candidates
-from ctfm.probing.probe import class_ids_of
+from ctfm.evaluation.intervals import Estimate, estimate_ratio, estimate_weighted
 from ctfm.protocols.agreement import adjusted_rand_index, mutual_information, tables_by_scan
 from ctfm.protocols.embedders import adapted_recipe, load_embedders
 from ctfm.protocols.maps import draw_maps
 from ctfm.protocols.patches import Patches, embed_patches
-from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
+from ctfm.protocols.probing.encoders import find_candidates, random_candidates
+from ctfm.protocols.probing.ranking import class_ids_of
+from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
 
-__all__ = ["clustering"]
-
-Array = npt.NDArray[Any]
+__all__ = ["run_clustering"]
 
 PROTOCOL = (
     "embeddings of patches of organs, of length one, in clusters by k-means (as many as organs) "
@@ -43,7 +41,7 @@ FIGURES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def clustering(
+def run_clustering(
     checkpoints: Sequence[str],
     data: str,
     base_dir: str | None = None,

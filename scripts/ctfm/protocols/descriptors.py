@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from ctfm import require
-from ctfm.embedding import Embedder, EmbeddingTable
-from ctfm.embedding.table import table_file
-from ctfm.errors import UserError, one_line
-from ctfm.probing.encoders import Candidate
+from ctfm.base.errors import UserError, one_line
+from ctfm.base.optional import require
+from ctfm.base.types import Array
+from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.table import EmbeddingTable, table_file
+from ctfm.imaging.transforms import LoadScand
 from ctfm.protocols.changes import Change
 from ctfm.protocols.embedders import load_embedders
-from ctfm.transforms import LoadScand
+from ctfm.protocols.probing.encoders import Candidate
 
 __all__ = ["describe_scans", "spell_changed"]
-
-Array = npt.NDArray[Any]
 
 
 def describe_scans(
@@ -45,7 +43,7 @@ def describe_scans(
     Args:
         candidates: encoders.
         scans: name -> file.
-        recipe: of `ctfm.embedding.make_recipe`.
+        recipe: of `ctfm.embedding.recipes.make_recipe`.
         folder: of the tables.
         device: such as cuda:0; None: a GPU if there is one.
         batch_size: windows that pass an encoder together.

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ctfm.files import atomic_path
+from ctfm.base.files import atomic_path
 
 __all__ = ["draw_distributions"]
 
@@ -26,7 +26,7 @@ def draw_distributions(
         label: of the axis.
 
     Raises:
-        ctfm.errors.UserError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     kinds = list(next(iter(distances.values())))[::-1]
     figure = Figure(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctfm.contract import ENCODER
-from ctfm.embedding import Embedder, make_recipe
-from ctfm.embedding.recipes import check_windows
-from ctfm.errors import UserError
-from ctfm.probing.encoders import Candidate
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import ENCODER
+from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.recipes import check_windows, make_recipe
+from ctfm.protocols.probing.encoders import Candidate
 
 __all__ = ["adapted_recipe", "load_embedders"]
 
@@ -18,7 +18,7 @@ def adapted_recipe(name: str, **changes: Any) -> dict[str, Any]:
     """The recipe of a use, with what was asked for in place of its own.
 
     Args:
-        name: a key of `ctfm.embedding.RECIPES`.
+        name: a key of `ctfm.embedding.recipes.RECIPES`.
         changes: spacing, patch, overlap, amp; None: as the recipe has it.
 
     Raises:

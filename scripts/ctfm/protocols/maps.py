@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ctfm.files import atomic_path
+from ctfm.base.files import atomic_path
+from ctfm.base.types import Array
 
 __all__ = ["draw_maps"]
-
-Array = npt.NDArray[Any]
 
 MARKERS = "os^vDP*Xp"
 COLORS = 10
@@ -34,7 +31,7 @@ def draw_maps(maps: Mapping[str, Array], organs: Array, path: Path) -> None:
         path: PNG.
 
     Raises:
-        ctfm.errors.UserError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     names = list(dict.fromkeys(organs.tolist()))
     named = names[:NAMED]

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ctfm.embedding import make_recipe
-from ctfm.intervals import Estimate, estimate_mean
-from ctfm.probing.encoders import find_candidates, random_candidates
-from ctfm.protocols.descriptors import Array, describe_scans
-from ctfm.protocols.figures import draw_estimates
+from ctfm.base.types import Array
+from ctfm.embedding.recipes import make_recipe
+from ctfm.evaluation.intervals import Estimate, estimate_mean
+from ctfm.protocols.descriptors import describe_scans
+from ctfm.protocols.estimate_plot import draw_estimates
 from ctfm.protocols.mir_cohorts import FLAGS, Cohort, find_files, read_cohorts
+from ctfm.protocols.probing.encoders import find_candidates, random_candidates
+from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
 from ctfm.protocols.ranking import average_precision_at, precision_at, rank
-from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
 
-__all__ = ["mir"]
+__all__ = ["run_mir"]
 
 AT = (3, 5, 10)
 METRICS = (*(f"P@{k}" for k in AT), "AP")
@@ -37,7 +38,7 @@ PUBLISHED = "published for CT-FM, lesion flag: P@3 0.916, AP 0.923"
 Values = dict[str, dict[str, dict[str, dict[str, Array]]]]
 
 
-def mir(
+def run_mir(
     checkpoints: Sequence[str],
     data: str,
     scans: str,

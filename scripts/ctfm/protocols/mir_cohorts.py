@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 
 __all__ = ["FLAGS", "Cohort", "find_files", "read_cohorts"]
 

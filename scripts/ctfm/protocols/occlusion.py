@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-__all__ = ["occlusion"]
+from ctfm.base.types import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["occlusion"]
 
 
 @torch.inference_mode()

@@ -6,24 +6,21 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from ctfm.errors import UserError
-from ctfm.inferers import AutocastInferer
-from ctfm.intervals import Estimate, estimate_mean
-from ctfm.probing.encoders import Candidate, find_candidates, random_candidates
-from ctfm.protocols.figures import draw_estimates
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.evaluation.intervals import Estimate, estimate_mean
+from ctfm.inference.inferers.autocast import AutocastInferer
+from ctfm.protocols.estimate_plot import draw_estimates
+from ctfm.protocols.probing.encoders import Candidate, find_candidates, random_candidates
+from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
-from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
 
-__all__ = ["ORGANS", "organ_mnist"]
-
-Array = npt.NDArray[Any]
+__all__ = ["ORGANS", "run_organ_mnist"]
 
 #: Labels of OrganMNIST3D (MedMNIST v2).
 ORGANS = (
@@ -48,7 +45,7 @@ class _Data:
     query_labels: Array
 
 
-def organ_mnist(
+def run_organ_mnist(
     checkpoints: Sequence[str],
     data: str,
     out: str = "organmnist3d",

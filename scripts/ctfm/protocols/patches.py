@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from ctfm.embedding import Embedder
-from ctfm.errors import UserError
-from ctfm.probing.cases import Case, load_cases
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.embedding.embedder import Embedder
+from ctfm.protocols.probing.cases import Case, load_cases
 
 __all__ = ["PLACES", "Patches", "embed_patches"]
-
-Array = npt.NDArray[Any]
 
 #: Where patches lie: around the centre of each organ, or all over the scan.
 PLACES = ("organs", "windows")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from ctfm.base.types import Array
 
 __all__ = ["average_precision_at", "hit_at", "precision_at", "rank"]
-
-Array = npt.NDArray[Any]
 
 
 def rank(queries: Array, references: Array, k: int) -> Array:

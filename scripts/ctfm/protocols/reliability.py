@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from ctfm.base.types import Array
 
 __all__ = ["intraclass_correlation"]
-
-Array = npt.NDArray[Any]
 
 
 def intraclass_correlation(first: Array, second: Array, weights: Array | None = None) -> Array:

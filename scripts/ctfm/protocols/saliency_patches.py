@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 from torch import Tensor
 
-from ctfm.classes import TOTALSEGMENTATOR_V2
-from ctfm.embedding import Embedder, cut_window
-from ctfm.errors import UserError
-from ctfm.locating.places import Scan, find_place
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.windows import cut_window
+from ctfm.search.locating.places import Scan, find_place
 
 __all__ = ["Patch", "around_organs", "around_place", "moved"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ctfm.classes import TOTALSEGMENTATOR_V2
-from ctfm.intervals import Estimate, estimate_ratio
-from ctfm.probing.probe import ask, make_settings
-from ctfm.probing.search import Answers
-from ctfm.protocols.figures import draw_estimates
-from ctfm.protocols.report import estimate_values, summary, write_report
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.evaluation.intervals import Estimate, estimate_ratio
+from ctfm.protocols.estimate_plot import draw_estimates
+from ctfm.protocols.probing.ranking import ask, make_settings
+from ctfm.protocols.probing.search import Answers
+from ctfm.protocols.protocol_report import estimate_values, summary, write_report
 
-__all__ = ["semantic"]
+__all__ = ["run_semantic"]
 
 DISTANCE, INSIDE, HEART = "distance_mm", "inside", "heart"
 ALL = "all classes"
@@ -28,7 +28,7 @@ PUBLISHED = "published for CT-FM: heart 5.6 mm, 97.7 % inside"
 Found = dict[str, dict[str, dict[str, Estimate]]]
 
 
-def semantic(
+def run_semantic(
     checkpoints: Sequence[str],
     data: str,
     base_dir: str | None = None,

@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ctfm.columns import read_table
-from ctfm.errors import UserError
-from ctfm.intervals import Estimate, estimate_weighted
-from ctfm.probing.encoders import find_candidates, random_candidates
+from ctfm.base.columns import read_table
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.evaluation.intervals import Estimate, estimate_weighted
 from ctfm.protocols.changes import CHANGES
 from ctfm.protocols.descriptors import describe_scans, spell_changed
 from ctfm.protocols.distributions import draw_distributions
 from ctfm.protocols.embedders import adapted_recipe
+from ctfm.protocols.probing.encoders import find_candidates, random_candidates
+from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
 from ctfm.protocols.reliability import intraclass_correlation
-from ctfm.protocols.report import estimate_values, summary, write_csv, write_report
 
-__all__ = ["stability"]
-
-Array = npt.NDArray[Any]
+__all__ = ["run_stability"]
 
 PROTOCOL = (
     "cosine distance between descriptors (average over a scan's patches) within test-retest pairs, "
@@ -51,7 +49,7 @@ class Pairs:
     second: list[str]
 
 
-def stability(
+def run_stability(
     checkpoints: Sequence[str],
     pairs: str,
     base_dir: str | None = None,

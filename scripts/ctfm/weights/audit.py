@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ctfm.contract import ENCODER
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import ENCODER
 from ctfm.weights.layouts import Architecture, looks_like
 
 __all__ = ["check_same", "check_values", "copy_verified", "dtype_name", "fingerprint"]

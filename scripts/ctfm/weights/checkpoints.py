@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ctfm.errors import UserError
-from ctfm.files import sha256
+from ctfm.base.errors import UserError
+from ctfm.base.files import sha256
 from ctfm.weights.sources import Source, StrPath, resolve
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_metadata"]

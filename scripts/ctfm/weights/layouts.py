@@ -11,8 +11,8 @@ import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 from torch import Tensor
 
-from ctfm.contract import ENCODER, SEGRESNET
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import ENCODER, SEGRESNET
 from ctfm.weights.checkpoints import Checkpoint
 
 __all__ = [

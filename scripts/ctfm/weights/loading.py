@@ -9,7 +9,7 @@ from typing import TypeVar
 from monai.networks.nets.segresnet_ds import SegResEncoder
 from torch import Tensor, nn
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 from ctfm.weights.audit import check_same, check_values, copy_verified
 from ctfm.weights.checkpoints import Checkpoint, open_checkpoint
 from ctfm.weights.layouts import (

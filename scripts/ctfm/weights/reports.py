@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctfm.contract import ENCODER
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.contract.tasks import ENCODER
 from ctfm.weights.audit import dtype_name, fingerprint
 from ctfm.weights.checkpoints import Checkpoint, open_checkpoint
 from ctfm.weights.layouts import Architecture, Kind, parameters, weights_of

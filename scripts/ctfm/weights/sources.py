@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctfm import require
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.base.optional import require
 
 __all__ = ["KNOWN_REPOSITORIES", "KnownRepository", "Source", "StrPath", "find_weights", "resolve"]
 

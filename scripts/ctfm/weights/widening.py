@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
 from ctfm.weights.audit import check_same, check_values, copy_verified
 from ctfm.weights.checkpoints import open_checkpoint
 from ctfm.weights.layouts import weights_of
@@ -33,7 +33,7 @@ def load_encoder_for_channels(
 
     The kernels of the first layer are divided by the number of channels and repeated, so that the
     same image in all channels gives the features of the pretrained encoder. Everything else is as
-    strict as `ctfm.weights.load_encoder`. On an error the network is as it was.
+    strict as `ctfm.weights.loading.load_encoder`. On an error the network is as it was.
 
     Args:
         network: a `SegResEncoder`, or a network that has one as its attribute `encoder`.

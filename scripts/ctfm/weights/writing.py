@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ctfm import __version__
-from ctfm.contract import ENCODER, SEGRESNET
-from ctfm.errors import UserError
-from ctfm.files import atomic_path
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
+from ctfm.contract.tasks import ENCODER, SEGRESNET
 from ctfm.weights.checkpoints import Checkpoint, open_checkpoint, read_checkpoint
 from ctfm.weights.layouts import Kind, parameters, weights_of
 from ctfm.weights.loading import check_weights, put_encoder, summary

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
-from ctfm import scans
-from ctfm.datalists import _files
-from ctfm.datalists._files import slice_axis
-from ctfm.datalists.archive import archive
+from ctfm.base.errors import UserError
+from ctfm.datalists.datasets import volume_headers as _files
+from ctfm.datalists.datasets.archive import archive
+from ctfm.datalists.datasets.volume_headers import slice_axis
 from ctfm.datalists.selection import Selection
-from ctfm.errors import UserError
-from ctfm.scan_checks import check_ct
+from ctfm.imaging import scans
+from ctfm.imaging.checks.ct import check_ct
 from dicom_support import edit, setting, write_series
 from support import save
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from monai.data import load_decathlon_datalist
 
+from ctfm.base.errors import UserError
 from ctfm.datalists.datalist import nested_subset, refuse, write_datalist
-from ctfm.errors import UserError
 
 SUBJECTS = [f"s{i:04d}" for i in range(100)]
 ABOUT = {

@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ctfm.datalists import check_labels, read_fold
+from ctfm.base.errors import UserError
 from ctfm.datalists.datalist import list_of
-from ctfm.errors import UserError
+from ctfm.datalists.folds import check_labels, read_fold
 
 NAMES = ["pancreas", "cancer"]
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
-from ctfm.datalists import _head_series, read_datalist
-from ctfm.datalists._classified import subject_number
-from ctfm.datalists._head_words import says_contrast, says_picture, says_sharp
-from ctfm.datalists.classified import classification, stratified_split
-from ctfm.datalists.cq500 import FINDINGS, READERS, cq500
-from ctfm.datalists.sinoct import published_split, sinoct
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.datalists.datasets import head_series as _head_series
+from ctfm.datalists.datasets.cq500 import FINDINGS, READERS, cq500
+from ctfm.datalists.datasets.head_words import says_contrast, says_picture, says_sharp
+from ctfm.datalists.datasets.sinoct import published_split, sinoct
+from ctfm.datalists.datasets.table import classification, stratified_split
+from ctfm.datalists.reading import read_datalist
+from ctfm.datalists.two_classes import subject_number
 from dicom_support import AXIAL, write_series
 from support import save
 
@@ -232,13 +233,13 @@ def test_missing_slices_and_damaged_files(tmp_path: Path) -> None:
 
 
 def test_what_counts_as_a_gap_is_what_reading_refuses() -> None:
-    from ctfm.dicom.geometry import WIDEST_GAP
+    from ctfm.imaging.dicom.geometry import WIDEST_GAP
 
     assert _head_series.WIDEST_GAP == WIDEST_GAP
 
 
 def test_tilted_gantry_is_taken_and_read_upright(tmp_path: Path) -> None:
-    from ctfm.dicom.reading import read_series
+    from ctfm.imaging.dicom.reading import read_series
 
     root = sinoct_root(tmp_path)
     write_head(root / "series_0" / "tilted", tilt=20.0)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ctfm.datalists import _idc_index
-from ctfm.datalists._descriptions import described_as_localizer, described_thickness
-from ctfm.datalists.idc import idc
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.datalists.datasets import idc_index as _idc_index
+from ctfm.datalists.datasets.idc import idc
+from ctfm.datalists.datasets.series_descriptions import described_as_localizer, described_thickness
 
 duckdb = pytest.importorskip("duckdb", reason="needs the extra idc: ct-fm-bundles[idc]")
 

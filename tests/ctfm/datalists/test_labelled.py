@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ctfm.datalists import few_subjects, read_labelled
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.datalists.labelled import few_subjects, read_labelled
 
 SHARES = (0.02, 0.05, 0.1, 0.5, 1.0)
 

@@ -13,12 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ctfm.datalists import read_datalist
-from ctfm.datalists._decathlon import TASKS
-from ctfm.datalists._pairs import Pair, _values, check_pair
+from ctfm.base.errors import UserError
 from ctfm.datalists.datalist import assign_folds
-from ctfm.datalists.msd import msd
-from ctfm.errors import UserError
+from ctfm.datalists.datasets.decathlon import msd
+from ctfm.datalists.datasets.decathlon_json import TASKS
+from ctfm.datalists.pairs import Pair, _values, check_pair
+from ctfm.datalists.reading import read_datalist
 
 SHAPE = (4, 5, 6)
 AFFINE = np.array([[-1.5, 0, 0, 10.25], [0, 0, 1.5, -20], [0, 1.5, 0, 30], [0, 0, 0, 1.0]])
@@ -318,7 +318,7 @@ def test_public_split(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = VISTA3D / f"vista3d_{task[:6]}.json"
     if not file.is_file():
         pytest.skip("VISTA3D's split files are not in ../shared/data")
-    monkeypatch.setattr("ctfm.datalists.msd.check_all", lambda pairs, workers: {})
+    monkeypatch.setattr("ctfm.datalists.datasets.decathlon.check_all", lambda pairs, workers: {})
     public = json.loads(file.read_text())
     release = Release(tmp_path, task, {"labels": public["label_dict"]})
     rows = [*public["training"], *public["testing"]]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ctfm.datalists import few_shot, read_datalist
+from ctfm.base.errors import UserError
 from ctfm.datalists.datalist import nested_subset, write_datalist
-from ctfm.errors import UserError
+from ctfm.datalists.reading import few_shot, read_datalist
 
 SUBJECTS = [f"s{i:04d}" for i in range(40)]
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
-from ctfm.classes import CLASS_GROUPS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2, ClassGroup
-from ctfm.datalists import _masks
-from ctfm.datalists._splits import ct_fm_validation
-from ctfm.datalists.totalsegmentator import totalsegmentator
-from ctfm.errors import UserError
+from ctfm.base.errors import UserError
+from ctfm.contract.classes import CLASS_GROUPS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2, ClassGroup
+from ctfm.datalists.datasets import totalsegmentator_masks as _masks
+from ctfm.datalists.datasets.totalsegmentator import totalsegmentator
+from ctfm.datalists.splits import ct_fm_validation
 
 SHAPE = (4, 5, 6)
 AFFINE = np.array([[-1.5, 0, 0, 10.25], [0, 0, 1.5, -20], [0, 1.5, 0, 30], [0, 0, 0, 1.0]])
@@ -441,8 +441,8 @@ def test_full_disk_leaves_nothing_half_written(release, monkeypatch):
 RUN = """
 import sys
 from ctfm.datalists import _masks
-from ctfm.datalists.totalsegmentator import totalsegmentator
-from ctfm.errors import explain_in_one_line
+from ctfm.datalists.datasets.totalsegmentator import totalsegmentator
+from ctfm.base.errors import explain_in_one_line
 explain_in_one_line()
 _masks.BLOCK = 2  # slow enough to be interrupted
 totalsegmentator(sys.argv[1], sys.argv[2], workers=2)
@@ -726,7 +726,7 @@ def test_arguments_out_of_range(release, options, message):
 
 def test_needs_neither_torch_nor_monai():
     code = (
-        "import sys, ctfm.datalists.totalsegmentator; "
+        "import sys, ctfm.datalists.datasets.totalsegmentator; "
         "sys.exit(bool({'torch', 'monai'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

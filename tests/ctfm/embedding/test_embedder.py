@@ -13,9 +13,12 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from ctfm.embedding import Embedder, cut_window, make_recipe, world
-from ctfm.errors import UserError
-from ctfm.networks import PooledEncoder
+from ctfm.base.errors import UserError
+from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.recipes import make_recipe
+from ctfm.embedding.windows import cut_window
+from ctfm.imaging.grids import world
+from ctfm.networks.encoders import PooledEncoder
 from support import PRETRAIN, make_ct, run_here, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,10 +7,11 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ctfm.embedding import WindowEmbedder, WindowGrid, cut_window, embed_windows
-from ctfm.errors import UserError
-from ctfm.inferers import AutocastInferer
-from ctfm.networks import PooledEncoder
+from ctfm.base.errors import UserError
+from ctfm.embedding.inferer import WindowEmbedder, embed_windows
+from ctfm.embedding.windows import WindowGrid, cut_window
+from ctfm.inference.inferers.autocast import AutocastInferer
+from ctfm.networks.encoders import PooledEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ctfm.embedding import Embedder, EmbeddingTable, RayPool, make_recipe, without_embeddings
-from ctfm.errors import UserError
-from ctfm.networks import PooledEncoder
+from ctfm.base.errors import UserError
+from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.pool import RayPool
+from ctfm.embedding.recipes import make_recipe
+from ctfm.embedding.table import EmbeddingTable, without_embeddings
+from ctfm.networks.encoders import PooledEncoder
 from support import make_ct, save
 
 needs_ray = pytest.mark.skipif(

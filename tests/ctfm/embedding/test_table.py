@@ -15,9 +15,10 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from ctfm.embedding import EmbeddingTable, WindowGrid, without_embeddings
-from ctfm.errors import UserError
-from ctfm.weights import fingerprint
+from ctfm.base.errors import UserError
+from ctfm.embedding.table import EmbeddingTable, without_embeddings
+from ctfm.embedding.windows import WindowGrid
+from ctfm.weights.audit import fingerprint
 
 RECIPE = {"patch": [16, 16, 16], "spacing": [3.0, 1.0, 1.0], "overlap": 0.5, "pooling": "mean"}
 AFFINE = np.array([[0, 0, -1.0, 7], [0, -1.0, 0, 8], [3.0, 0, 0, 9], [0, 0, 0, 1]])

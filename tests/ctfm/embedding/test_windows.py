@@ -19,9 +19,11 @@ from monai.transforms import (
     SpatialPadd,
 )
 
-from ctfm.embedding import WindowGrid, cut_window, soft_tissue, world
-from ctfm.errors import UserError
-from ctfm.transforms import LoadScand
+from ctfm.base.errors import UserError
+from ctfm.embedding.inputs import soft_tissue
+from ctfm.embedding.windows import WindowGrid, cut_window
+from ctfm.imaging.grids import world
+from ctfm.imaging.transforms import LoadScand
 from support import save
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset
 
-from ctfm.errors import UserError, one_line
-from ctfm.loading import PassSampler, TolerantDataset
-from ctfm.transforms import LoadScand
+from ctfm.base.errors import UserError, one_line
+from ctfm.imaging.transforms import LoadScand
+from ctfm.loading.plain import PassSampler, TolerantDataset
 from support import make_ct, save
 
 

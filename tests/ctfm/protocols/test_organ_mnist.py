@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ctfm.errors import UserError
-from ctfm.networks import PooledEncoder
-from ctfm.protocols import average_precision_at, hit_at, organ_mnist, precision_at, rank
+from ctfm.base.errors import UserError
+from ctfm.networks.encoders import PooledEncoder
+from ctfm.protocols import run_organ_mnist
+from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
 
 
 def test_metrics_by_hand() -> None:
@@ -57,7 +58,9 @@ def encoder(tmp_path: Path) -> str:
 def test_the_same_organ_is_found(encoder: str, tmp_path: Path) -> None:
     data = write(tmp_path / "organmnist3d_64.npz")
     out = tmp_path / "out"
-    told = organ_mnist([encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50)
+    told = run_organ_mnist(
+        [encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50
+    )
     assert "published for CT-FM: AP@3 0.932" in told
     with (out / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -71,7 +74,7 @@ def test_the_same_organ_is_found(encoder: str, tmp_path: Path) -> None:
     organs = {row["organ"] for row in document["AP@3 by organ"]}
     assert organs == {"liver", "kidney-right", "kidney-left"}
     first = (out / "metrics.csv").read_bytes()
-    organ_mnist([encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50)
+    run_organ_mnist([encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50)
     assert (out / "metrics.csv").read_bytes() == first
 
 
@@ -87,7 +90,7 @@ def test_axes_are_those_of_the_published_script(
 
     monkeypatch.setattr(PooledEncoder, "forward", note)
     data = write(tmp_path / "o.npz")
-    organ_mnist([encoder], str(data), str(tmp_path / "out"), batch_size=18, device="cpu",
+    run_organ_mnist([encoder], str(data), str(tmp_path / "out"), batch_size=18, device="cpu",
                 resamples=10, amp=False)  # fmt: skip
     stored = np.load(data)["train_images"][:1].astype(np.float32) / 255
     published = stored[0][None].transpose(0, 3, 2, 1)  # item (1, 64, 64, 64) of medmnist
@@ -96,10 +99,10 @@ def test_axes_are_those_of_the_published_script(
 
 def test_files_that_are_none(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file: give organmnist3d_64"):
-        organ_mnist([encoder], str(tmp_path / "none.npz"))
+        run_organ_mnist([encoder], str(tmp_path / "none.npz"))
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(UserError, match="not a data set of MedMNIST"):
-        organ_mnist([encoder], str(tmp_path / "other.npz"))
+        run_organ_mnist([encoder], str(tmp_path / "other.npz"))
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(UserError, match="not a data set of MedMNIST"):
-        organ_mnist([encoder], str(tmp_path / "text.npz"))
+        run_organ_mnist([encoder], str(tmp_path / "text.npz"))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ctfm.networks import PooledEncoder
-from ctfm.probing.search import Answers
-from ctfm.protocols import semantic
+from ctfm.networks.encoders import PooledEncoder
+from ctfm.protocols import run_semantic
+from ctfm.protocols.probing.search import Answers
 from ctfm.protocols.semantic import _by_class
 from support import make_ct, save
 
@@ -60,7 +60,7 @@ def test_table_is_written_for_each_class(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "encoder.pt")
     out = tmp_path / "out"
     arguments: Any = ([str(tmp_path / "encoder.pt")], str(tmp_path / "datalist.json"))
-    told = semantic(*arguments, out=str(out), **COARSE)
+    told = run_semantic(*arguments, out=str(out), **COARSE)
     assert "published for CT-FM: heart 5.6 mm" in told
     with (out / "metrics.csv").open() as file:
         found = {(r["encoder"], r["class"], r["metric"]): r for r in csv.DictReader(file)}
@@ -72,5 +72,5 @@ def test_table_is_written_for_each_class(tmp_path: Path) -> None:
     assert best <= mine
     assert (out / "distances.png").stat().st_size > 10_000
     first = (out / "metrics.csv").read_bytes()
-    assert semantic(*arguments, out=str(out), **COARSE) == told
+    assert run_semantic(*arguments, out=str(out), **COARSE) == told
     assert (out / "metrics.csv").read_bytes() == first

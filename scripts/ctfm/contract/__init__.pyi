@@ -1,0 +1,12 @@
+from .classes import CLASS_GROUPS as CLASS_GROUPS
+from .classes import TOTALSEGMENTATOR_V2 as TOTALSEGMENTATOR_V2
+from .classes import class_group as class_group
+from .classes import network_channels as network_channels
+from .classes import v2_ids as v2_ids
+from .tasks import AXCODES as AXCODES
+from .tasks import ENCODER as ENCODER
+from .tasks import HEAD_CT_TRIAGE as HEAD_CT_TRIAGE
+from .tasks import HU_WINDOW as HU_WINDOW
+from .tasks import PRETRAINING as PRETRAINING
+from .tasks import SEGRESNET as SEGRESNET
+from .tasks import WHOLE_BODY as WHOLE_BODY

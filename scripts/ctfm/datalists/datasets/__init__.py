@@ -1,0 +1,3 @@
+"""Public data sets, and folders of any layout, as datalists."""
+
+__all__ = ()

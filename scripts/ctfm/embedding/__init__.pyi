@@ -1,0 +1,15 @@
+from .embedder import Embedder as Embedder
+from .embedder import encoder_from as encoder_from
+from .inferer import WindowEmbedder as WindowEmbedder
+from .inferer import embed_windows as embed_windows
+from .inputs import preprocessing as preprocessing
+from .inputs import soft_tissue as soft_tissue
+from .label_features import SegmenterEmbeddings as SegmenterEmbeddings
+from .pool import RayPool as RayPool
+from .recipes import POOLINGS as POOLINGS
+from .recipes import RECIPES as RECIPES
+from .recipes import make_recipe as make_recipe
+from .table import EmbeddingTable as EmbeddingTable
+from .table import without_embeddings as without_embeddings
+from .windows import WindowGrid as WindowGrid
+from .windows import cut_window as cut_window

@@ -1,0 +1,5 @@
+"""Scores with intervals: segmentations, lesions, classifiers, and two runs compared."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+"""Scores of two classes: figures with intervals, calibration and operating points."""
+
+__all__ = ()

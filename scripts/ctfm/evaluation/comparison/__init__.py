@@ -1,0 +1,3 @@
+"""Two runs on the same cases: is one better, and by how much?"""
+
+__all__ = ()

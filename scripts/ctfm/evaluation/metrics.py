@@ -1,0 +1,225 @@
+"""Evaluation of a segmentation over cases: means, bootstrap intervals, tables.
+
+`segmentation_scores` scores one case; `summarise` takes the scores of all cases together;
+`write_report` and `format_table` put the result in files and on the terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ctfm.base.errors import UserError
+from ctfm.base.files import atomic_path
+from ctfm.base.tables import align, as_json, cell, number
+from ctfm.evaluation.class_scores import NSD_TOLERANCE_MM, ClassScore, segmentation_scores
+from ctfm.evaluation.intervals import CONFIDENCE, Estimate, estimate_mean, mean
+
+__all__ = [
+    "ClassScore", "Estimate", "Row", "Summary",
+    "format_table", "segmentation_scores", "summarise", "write_report",
+]  # fmt: skip
+
+METRICS = ("dice", "asd_mm", "hd95_mm", "nsd")
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class, or all of them, over the cases.
+
+    Attributes:
+        class_id: None for all classes together.
+        cases: cases whose reference has the class (for all classes together: any class).
+        missed: how often the reference has the class and the prediction does not.
+        spurious: how often the prediction has the class and the reference does not.
+        estimates: one each for "dice", "asd_mm", "hd95_mm" and "nsd".
+    """
+
+    class_id: int | None
+    name: str
+    cases: int
+    missed: int
+    spurious: int
+    estimates: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summarise` found, and with which settings."""
+
+    cases: int
+    overall: Row
+    classes: list[Row]
+    nsd_tolerance_mm: float
+    seed: int
+    resamples: int
+
+
+def summarise(
+    cases: Mapping[str, Sequence[ClassScore]],
+    seed: int = 0,
+    resamples: int = 1000,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+) -> Summary:
+    """Means and bootstrap intervals over cases.
+
+    A class's mean runs over the cases that have a value. The overall mean is the published one
+    (MONAI's reduction "mean"): first over the classes of a case, then over cases.
+
+    Args:
+        cases: case name -> its scores.
+        seed: of the resampling; the intervals are the same on every run.
+        resamples: bootstrap resamples for each interval (percentile method, over cases).
+        nsd_tolerance_mm: what the scores were computed with; recorded, not used.
+
+    Raises:
+        UserError: there are no cases.
+    """
+    if not cases:
+        raise UserError("there are no cases to summarise: give at least one")
+    scores = [score for case in cases.values() for score in case]
+    names = {score.class_id: score.name for score in scores}
+    rows = []
+    for class_id in sorted(names):
+        mine = [score for score in scores if score.class_id == class_id]
+        values = {metric: [getattr(s, metric) for s in mine] for metric in METRICS}
+        count = sum(s.reference_ml > 0 for s in mine)
+        rows.append(_row(class_id, names[class_id], count, mine, values, seed, resamples))
+    values = {m: [mean(getattr(s, m) for s in case) for case in cases.values()] for m in METRICS}
+    count = sum(any(s.reference_ml > 0 for s in case) for case in cases.values())
+    overall = _row(None, "all classes", count, scores, values, seed, resamples)
+    return Summary(len(cases), overall, rows, nsd_tolerance_mm, seed, resamples)
+
+
+def _row(
+    class_id: int | None,
+    name: str,
+    cases: int,
+    scores: Sequence[ClassScore],
+    values: Mapping[str, Sequence[float]],
+    seed: int,
+    resamples: int,
+) -> Row:
+    missed, spurious = sum(s.missed for s in scores), sum(s.spurious for s in scores)
+    estimates = {metric: estimate_mean(values[metric], seed, resamples) for metric in METRICS}
+    return Row(class_id, name, cases, missed, spurious, estimates)
+
+
+def write_report(
+    cases: Mapping[str, Sequence[ClassScore]],
+    output_dir: str | os.PathLike[str],
+    summary: Summary | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Write `metrics_cases.csv`, `metrics_summary.csv` and `metrics.json`, each of them whole.
+
+    A score that does not exist is an empty cell in the tables and null in the JSON.
+
+    Args:
+        cases: case name -> its scores.
+        output_dir: made where it does not exist.
+        summary: of these cases; None: `summarise(cases)`.
+        settings: what else belongs to the numbers (model, data set, ...), copied into the JSON;
+            what JSON does not know (a path) is written as text.
+
+    Returns:
+        The summary that was written.
+
+    Raises:
+        UserError: there are no cases, or the folder cannot be written to.
+    """
+    summary = summary or summarise(cases)
+    contents = {
+        "metrics_cases.csv": _csv(_case_table(cases)),
+        "metrics_summary.csv": _csv(_summary_table(summary)),
+        "metrics.json": as_json(_document(summary, settings or {})),
+    }
+    for name, text in contents.items():
+        with atomic_path(Path(output_dir) / name) as path:
+            path.write_text(text, encoding="utf-8")
+    return summary
+
+
+def _case_table(cases: Mapping[str, Sequence[ClassScore]]) -> list[list[Any]]:
+    columns = [*METRICS, "reference_ml", "prediction_ml"]
+    table: list[list[Any]] = [["case", "class_id", "class", *columns]]
+    for case, scores in cases.items():
+        for score in scores:
+            numbers = (getattr(score, column) for column in columns)
+            table.append([case, score.class_id, score.name, *numbers])
+    return table
+
+
+def _summary_table(summary: Summary) -> list[list[Any]]:
+    columns = [f"{m}{end}" for m in METRICS for end in ("", "_ci_low", "_ci_high")]
+    table: list[list[Any]] = [["class_id", "class", "cases", "missed", "spurious", *columns]]
+    for row in (summary.overall, *summary.classes):
+        estimates = (row.estimates[metric] for metric in METRICS)
+        numbers = [n for e in estimates for n in (e.mean, *(e.interval or (NAN, NAN)))]
+        name = [row.class_id, row.name]
+        table.append([*name, row.cases, row.missed, row.spurious, *numbers])
+    return table
+
+
+def _csv(table: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([cell(v) for v in row] for row in table)
+    return text.getvalue()
+
+
+def _document(summary: Summary, settings: Mapping[str, Any]) -> dict[str, Any]:
+    bootstrap = {
+        "over": "cases",
+        "method": "percentile",
+        "confidence": CONFIDENCE,
+        "resamples": summary.resamples,
+        "seed": summary.seed,
+    }
+    return {
+        "cases": summary.cases,
+        "nsd_tolerance_mm": summary.nsd_tolerance_mm,
+        "bootstrap": bootstrap,
+        "settings": dict(settings),
+        "overall": asdict(summary.overall),
+        "classes": [asdict(row) for row in summary.classes],
+    }
+
+
+def format_table(summary: Summary, limit: int | None = None) -> str:
+    """The summary for a terminal: all classes together first, then each class by its id.
+
+    Classes that no reference and no prediction has are only counted.
+
+    Args:
+        summary: what to show.
+        limit: show at most so many classes; None: all.
+    """
+    present = [row for row in summary.classes if row.cases or row.spurious]
+    shown = present[:limit]
+    titles = ("class", "cases", "missed", "spurious", "Dice", "95 % CI", "ASD mm", "HD95 mm")
+    lines = [
+        (*titles, f"NSD {summary.nsd_tolerance_mm:g} mm"),
+        *(_table_line(row) for row in (summary.overall, *shown)),
+    ]
+    text = align(lines)
+    for count, what in (
+        (len(present) - len(shown), "more classes"),
+        (len(summary.classes) - len(present), "classes in no reference and no prediction"),
+    ):
+        text += [f"and {count} {what}"] if count else []
+    return "\n".join(text)
+
+
+def _table_line(row: Row) -> tuple[str, ...]:
+    dice, asd, hd95, nsd = (row.estimates[metric] for metric in METRICS)
+    interval = "{:.3f} to {:.3f}".format(*dice.interval) if dice.interval else "-"
+    name = row.name if row.class_id is None else f"{row.class_id:>3} {row.name}"
+    counts = str(row.cases), str(row.missed), str(row.spurious)
+    distances = number(asd.mean, 2), number(hd95.mean, 2)
+    return name, *counts, number(dice.mean, 3), interval, *distances, number(nsd.mean, 3)

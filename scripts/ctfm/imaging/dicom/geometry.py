@@ -1,0 +1,147 @@
+"""Where the pixels of a series lie, and the interpolation that makes its grid even and upright."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import SpatialResample
+
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.imaging.dicom.headers import ONE_VOLUME, Slice
+
+__all__ = ["Grid", "correction", "evenly_spaced", "sort_slices", "upright"]
+
+#: A gap wider than this many usual ones means that slices are missing.
+WIDEST_GAP = 1.5
+#: Images nearer to each other than this, in mm, lie at one position.
+SAME_POSITION = 0.01
+#: Slices farther from even positions than this part of the spacing are interpolated.
+UNEVEN = 0.1
+#: A stack that leans farther than this from end to end, in pixels, is set upright.
+LEAN = 0.25
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels lie, in mm, in DICOM's axes (LPS+).
+
+    Attributes:
+        axes: (3, 3), its columns point along columns, rows, and the normal; unit length.
+        spacing: (2,), from column to column, and from row to row.
+        positions: (Z, 3), the centre of the first pixel of each slice.
+    """
+
+    axes: Array
+    spacing: Array
+    positions: Array
+
+    @property
+    def depth(self) -> Array:
+        """(Z,), positions along the normal, ascending."""
+        return np.asarray(self.positions @ self.axes[:, 2])
+
+    def across(self, shift: Array) -> Array:
+        """(..., 2), the part within the plane of a shift (..., 3), in pixels."""
+        return np.asarray(shift @ self.axes[:, :2] / self.spacing)
+
+    def affine(self, step: Array, first: Sequence[float] | Array = (0, 0)) -> Array:
+        """(4, 4) to RAS+, for slices `step` mm apart, from the first slice's pixel `first` on."""
+        matrix = np.eye(4)
+        matrix[:3, :2] = self.axes[:, :2] * self.spacing
+        matrix[:3, 2] = step
+        matrix[:3, 3] = self.positions[0] + matrix[:3, :2] @ np.asarray(first)
+        return np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)
+
+
+def sort_slices(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], Grid]:
+    """Order slices along their normal, and say where they lie.
+
+    Raises:
+        UserError: slices coincide, are missing, or do not lie in one line.
+    """
+    row, column = np.reshape(slices[0].orientation or (), (2, 3))
+    normal = np.cross(row, column)
+    row, normal = row / np.linalg.norm(row), normal / np.linalg.norm(normal)
+    axes = np.stack([row, np.cross(normal, row), normal], axis=1)
+    positions = np.array([header.position for header in slices])
+    order = np.argsort(positions @ normal)
+    grid = Grid(axes, np.array(slices[0].spacing)[::-1], positions[order])
+    _check_positions(folder, [slices[i].path.name for i in order], grid)
+    return [slices[i] for i in order], grid
+
+
+def _check_positions(folder: Path, names: Sequence[str], grid: Grid) -> None:
+    gaps = np.diff(grid.depth)
+    usual, least, most = float(np.median(gaps)), int(gaps.argmin()), int(gaps.argmax())
+    if gaps[least] < SAME_POSITION:
+        raise UserError(
+            f"{folder}: {(gaps < SAME_POSITION).sum()} of {len(names)} images lie where another "
+            f"does, such as {names[least]} and {names[least + 1]}: {ONE_VOLUME}"
+        )
+    if gaps[most] > WIDEST_GAP * usual:
+        raise UserError(
+            f"{folder}: slices are missing, such as between {names[most]} and {names[most + 1]}, "
+            f"{gaps[most]:.3g} mm apart instead of {usual:.3g} mm: export the whole series again"
+        )
+    part = (grid.depth - grid.depth[0]) / (grid.depth[-1] - grid.depth[0])
+    line = grid.positions[0] + part[:, None] * (grid.positions[-1] - grid.positions[0])
+    off = np.abs(grid.across(grid.positions - line)).max(axis=1)
+    if off.max() > 1:
+        raise UserError(
+            f"{folder}: {names[int(off.argmax())]} is shifted sideways by {off.max():.3g} pixels "
+            f"against the line of the others: {ONE_VOLUME}"
+        )
+
+
+def correction(grid: Grid) -> str | None:
+    """Why the volume does not lie on the grid of its images; None: it does."""
+    if _lean(grid).any():
+        return "its gantry was tilted"
+    return "its slices lie at uneven distances" if _is_uneven(grid.depth) else None
+
+
+def _is_uneven(depth: Array) -> bool:
+    even = np.linspace(depth[0], depth[-1], len(depth))
+    return bool(np.abs(depth - even).max() > UNEVEN * (even[1] - even[0]))
+
+
+def _lean(grid: Grid) -> Array:
+    """How far the last slice is shifted against the first, in pixels, (2,)."""
+    lean = grid.across(grid.positions[-1] - grid.positions[0])
+    lean[np.abs(lean) <= LEAN] = 0
+    return lean
+
+
+def evenly_spaced(volume: torch.Tensor, depth: Array) -> torch.Tensor:
+    """Interpolate slices linearly to as many at even distances, unless they nearly are."""
+    even = np.linspace(depth[0], depth[-1], len(depth))
+    if not _is_uneven(depth):
+        return volume
+    above = np.searchsorted(depth, even).clip(1, len(depth) - 1)
+    weight = (even - depth[above - 1]) / (depth[above] - depth[above - 1])
+    below, beyond = (volume[..., torch.from_numpy(index)] for index in (above - 1, above))
+    return torch.lerp(below, beyond, torch.from_numpy(weight).float())
+
+
+def upright(volume: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Array]:
+    """Shift the slices of a tilted gantry so that the axes are orthogonal; with the affine."""
+    way, gaps = grid.positions[-1] - grid.positions[0], len(grid.positions) - 1
+    upright_step = grid.axes[:, 2] * (way @ grid.axes[:, 2]) / gaps
+    lean = _lean(grid)
+    if not lean.any():
+        return volume, grid.affine(upright_step)
+    leaning_step = upright_step + grid.axes[:, :2] @ (lean * grid.spacing) / gaps
+    affine = grid.affine(upright_step, first=np.floor(np.minimum(lean, 0)))
+    size = [n + math.ceil(abs(pixels)) for n, pixels in zip(volume.shape, [*lean, 0], strict=True)]
+    darkest = volume.min()
+    leaning = MetaTensor((volume - darkest)[None], affine=grid.affine(leaning_step))
+    resample = SpatialResample(padding_mode="zeros", dtype=torch.float32)
+    upright = resample(leaning, torch.from_numpy(affine), spatial_size=size)
+    return upright.as_tensor()[0] + darkest, affine

@@ -1,0 +1,15 @@
+from .confidence import NameConfidenced as NameConfidenced
+from .evaluators import ScanEvaluator as ScanEvaluator
+from .inferers.autocast import AutocastInferer as AutocastInferer
+from .inferers.label_map import LabelMapInferer as LabelMapInferer
+from .inferers.slabs import Slab as Slab
+from .inferers.slabs import SlabSettings as SlabSettings
+from .inferers.slabs import finished_slabs as finished_slabs
+from .inversion.history import Grid as Grid
+from .inversion.history import NotSeparableError as NotSeparableError
+from .inversion.history import before_resampling as before_resampling
+from .inversion.labels import InvertLabelsd as InvertLabelsd
+from .inversion.taps import Taps as Taps
+from .run_report import RunReport as RunReport
+from .saving import CheckDicomSegd as CheckDicomSegd
+from .saving import SaveSegmentationd as SaveSegmentationd

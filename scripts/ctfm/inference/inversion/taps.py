@@ -1,0 +1,95 @@
+"""Grids with parallel axes, one axis at a time: between which voxels of an array places lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ctfm.base.errors import UserError
+
+__all__ = ["Taps"]
+
+Indices = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where the m places along an axis of a grid lie along an axis of an array.
+
+    Attributes:
+        axis: of the array.
+        first: (m,), index in the array; -1 outside it.
+        second: (m,), index of the neighbour that counts as well: first, or next to it.
+        share: (m,), how much the neighbour counts, from 0 to below 1; 0 where it is first.
+    """
+
+    axis: int
+    first: Indices
+    second: Indices
+    share: Numbers
+
+    @classmethod
+    def whole(cls, axis: int, length: int) -> Taps:
+        """An axis of the array itself."""
+        index = np.arange(length)
+        return cls(axis, index, index, np.zeros(length))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def inside(self) -> slice:
+        """The places that lie in the array, which follow each other."""
+        found = np.flatnonzero(self.first >= 0)
+        return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+    def at(self, index: Indices) -> Taps:
+        """Some of the places, in the order of `index`; those that are not there lie outside.
+
+        Example:
+            >>> Taps.whole(0, 3).at(np.array([-1, 0, 2, 3])).first
+            array([-1,  0,  2, -1])
+        """
+        known = np.where((index >= 0) & (index < len(self)), index, -1)  # -1: what is appended
+        return Taps(
+            self.axis,
+            np.append(self.first, -1)[known],
+            np.append(self.second, -1)[known],
+            np.append(self.share, 0.0)[known],
+        )
+
+    def between(self, positions: Numbers) -> Taps:
+        """Places between these, for linear interpolation.
+
+        What lies outside the array counts nothing. The rest is not scaled up for it where it is
+        blended; here it is, since the largest of several values stays the largest.
+
+        Args:
+            positions: (m,), from 0 to the number of places - 1.
+
+        Raises:
+            UserError: these places lie between others themselves.
+
+        Example:
+            >>> Taps.whole(0, 3).between(np.array([0.25])).share
+            array([0.25])
+        """
+        if self.share.any():
+            raise UserError("a scan that is resampled twice cannot be inverted linearly: nearest")
+        lower = np.floor(positions).astype(np.int64)
+        share = positions - lower
+        first = self.first[lower]
+        second = self.first[np.minimum(lower + 1, len(self) - 1)]
+        one = (share == 0) | (first < 0) | (second < 0) | (first == second)
+        only = np.where(
+            (share == 0) | (second >= 0) & (first >= 0), first, np.maximum(first, second)
+        )
+        return Taps(
+            self.axis,
+            np.where(one, only, first),
+            np.where(one, only, second),
+            np.where(one, 0.0, share),
+        )

@@ -1,0 +1,5 @@
+"""Networks that MONAI lacks, and the number format that a device computes in."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""CT phantoms drawn from analytic shapes, for demos, tests and documentation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+"""Pictures for people: label maps, saliency, search results, patches."""
+
+__all__ = ()

@@ -1,0 +1,113 @@
+"""From answers to the figures of a table, and which checkpoint is best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctfm.base.types import Array
+from ctfm.protocols.probing.encoders import Candidate
+from ctfm.protocols.probing.search import Answers
+
+__all__ = ["BEST_WINDOW", "CHANCE", "Result", "Score", "by_rank", "score"]
+
+#: Rows that no encoder makes, to read the others by.
+BEST_WINDOW, CHANCE = "nearest window", "random window"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How an encoder answers, for a class or for all of them.
+
+    Attributes:
+        class_id: None for all classes together.
+        class_name: its name.
+        pairs: answers that the figures are over: ordered pairs of scans, for each class.
+        median_mm: median distance of the answers to the organ's centre of mass.
+        mean_mm: mean distance.
+        inside: share of the answers that lie inside the organ.
+    """
+
+    class_id: int | None
+    class_name: str
+    pairs: int
+    median_mm: float
+    mean_mm: float
+    inside: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found.
+
+    Attributes:
+        checkpoints: checkpoints and their scores, best first; the first score of each is over all
+            classes.
+        random: the same for random encoders.
+        limits: `BEST_WINDOW` and `CHANCE` -> scores.
+    """
+
+    checkpoints: list[tuple[Candidate, list[Score]]]
+    random: list[tuple[Candidate, list[Score]]]
+    limits: dict[str, list[Score]]
+
+    @classmethod
+    def ranked(
+        cls, scores: Sequence[tuple[Candidate, list[Score]]], limits: dict[str, list[Score]]
+    ) -> Result:
+        """Sort encoders `by_rank`, checkpoints and random ones apart."""
+        ranked = by_rank(scores)
+        return cls(
+            checkpoints=[one for one in ranked if one[0].source is not None],
+            random=[one for one in ranked if one[0].source is None],
+            limits=limits,
+        )
+
+    def random_band(self) -> tuple[float, float]:
+        """Smallest and largest median distance of the random encoders, mm."""
+        medians = [scores[0].median_mm for _, scores in self.random]
+        return min(medians), max(medians)
+
+    def verdict(self) -> str:
+        """One line that names the best checkpoint, and where it stands beside random encoders."""
+        candidate, scores = self.checkpoints[0]
+        low, high = self.random_band()
+        place = "below" if scores[0].median_mm < low else "NOT below"
+        return (
+            f"best: {candidate.name}, median {scores[0].median_mm:.1f} mm, "
+            f"{scores[0].inside:.0%} inside; {place} all {len(self.random)} random encoders "
+            f"({low:.1f} to {high:.1f} mm)"
+        )
+
+
+def score(answers: Answers, names: Mapping[int, str]) -> list[Score]:
+    """Scores over all answers, then over those of each class.
+
+    Args:
+        answers: of one encoder.
+        names: class id -> name.
+    """
+    whole = _score(answers, np.ones(len(answers.class_ids), dtype=bool), None, "all classes")
+    classes = [int(i) for i in np.unique(answers.class_ids)]
+    return [
+        whole,
+        *(_score(answers, answers.class_ids == i, i, names.get(i, f"class {i}")) for i in classes),
+    ]
+
+
+def by_rank(scores: Sequence[tuple[Candidate, list[Score]]]) -> list[tuple[Candidate, list[Score]]]:
+    """The best first: by median distance over all answers, then by mean."""
+    return sorted(scores, key=lambda one: (one[1][0].median_mm, one[1][0].mean_mm))
+
+
+def _score(answers: Answers, mine: Array, class_id: int | None, name: str) -> Score:
+    return Score(
+        class_id=class_id,
+        class_name=name,
+        pairs=int(mine.sum()),
+        median_mm=float(np.median(answers.distances_mm[mine])),
+        mean_mm=float(answers.distances_mm[mine].mean()),
+        inside=float(answers.inside[mine].mean()),
+    )

@@ -1,0 +1,17 @@
+from .index.adding import add_embeddings as add_embeddings
+from .index.approximate import build_index as build_index
+from .index.checking import check_index as check_index
+from .index.checking import describe_index as describe_index
+from .index.exporting import export_index as export_index
+from .index.index import Index as Index
+from .index.querying import search_scan as search_scan
+from .index.searching import Hit as Hit
+from .index.searching import Searcher as Searcher
+from .index.searching import merge_hits as merge_hits
+from .locating.locate import locate_place as locate_place
+from .locating.search import FEW as FEW
+from .locating.search import WORK as WORK
+from .locating.search import Likeness as Likeness
+from .locating.search import look_closer as look_closer
+from .locating.search import look_everywhere as look_everywhere
+from .viewing.view import open_view as open_view

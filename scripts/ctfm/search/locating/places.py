@@ -1,0 +1,192 @@
+"""Scans and places in them as users give them: voxels, mm of the patient, or a labelled organ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.embedding.embedder import Embedder
+from ctfm.imaging.checks.ct import check_label
+from ctfm.imaging.grids import world
+from ctfm.imaging.transforms import LoadScand
+
+__all__ = ["Place", "Scan", "class_id", "find_place", "read_labelled", "triple"]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan as it is stored, and as the encoder sees it.
+
+    Attributes:
+        path: of the file or folder.
+        stored: HU (1, X, Y, Z), with its affine.
+        image: (1, D, H, W), of `Embedder.read`.
+        labels: class ids (X, Y, Z); None: there are none.
+    """
+
+    path: str
+    stored: MetaTensor
+    image: MetaTensor
+    labels: Array | None
+
+    @property
+    def affine(self) -> Array:
+        """(4, 4), stored voxel to mm, RAS+."""
+        return np.asarray(self.stored.affine.numpy(), dtype=float)
+
+    def voxel(self, point: Array) -> Array:
+        """The stored voxel (3,) that is nearest to a place in mm (3,), which may lie outside."""
+        voxel: Array = np.rint(world(np.linalg.inv(self.affine), point[None])[0]).astype(int)
+        return voxel
+
+    def contains(self, voxel: Array) -> bool:
+        """Whether the scan has such a voxel (3,)."""
+        return bool((voxel >= 0).all() and (voxel < self.stored.shape[1:]).all())
+
+    def label_at(self, voxel: Array) -> int:
+        """Class id there; 0 outside, and where there are no labels."""
+        if self.labels is None or not self.contains(voxel):
+            return 0
+        return int(self.labels[tuple(voxel)])
+
+    def centroid(self, organ: int) -> Array | None:
+        """Centre of mass of a class in mm, (3,); None: it is not there."""
+        assert self.labels is not None
+        voxels = np.argwhere(self.labels == organ)
+        return world(self.affine, voxels.mean(axis=0)[None])[0] if len(voxels) else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is looked for.
+
+    Attributes:
+        point: mm, RAS+, (3,).
+        organ: class id that it belongs to; None: not known.
+    """
+
+    point: Array
+    organ: int | None
+
+
+def read_labelled(
+    embedder: Embedder, path: str, labels: str | None, input_check: str = "error"
+) -> Scan:
+    """Read a scan, with a label map of its own grid where one is given.
+
+    Raises:
+        UserError: it is unreadable, no CT, or the label map is another's.
+    """
+    stored = _read(path, input_check)
+    found = None
+    if labels is not None:
+        read = _read(labels, "off")
+        check_label(read, labels, tuple(stored.shape[1:]), stored.affine)
+        found = read[0].as_tensor().round().int().numpy()
+    return Scan(path, stored, embedder.prepare(stored), found)
+
+
+def find_place(scan: Scan, point: Any = None, voxel: Any = None, organ: Any = None) -> Place:
+    """The place that is looked for.
+
+    Args:
+        scan: of the query.
+        point: x,y,z in mm, RAS+.
+        voxel: i,j,k of the stored array; True: so is `point` meant.
+        organ: name or id; without point and voxel, its centre of mass. None: the class that the
+            labels have at the place.
+
+    Raises:
+        UserError: there is no such place, or no way to tell which is meant.
+    """
+    wanted = None if organ is None else class_id(organ)
+    given = point if voxel in (None, True, False) else voxel
+    if given is None:
+        return Place(_organ_centre(scan, wanted), wanted)
+    numbers = triple(given)
+    in_voxels = voxel not in (None, False)
+    place = world(scan.affine, numbers[None])[0] if in_voxels else numbers
+    nearest = scan.voxel(place)
+    if not scan.contains(nearest):
+        raise UserError(_outside(scan, numbers, in_voxels))
+    return Place(place, (scan.label_at(nearest) or None) if wanted is None else wanted)
+
+
+def class_id(organ: Any) -> int:
+    """The id of a TotalSegmentator v2 class by its name, or an id as it is.
+
+    Raises:
+        UserError: there is none.
+    """
+    ids = {name: i for i, name in TOTALSEGMENTATOR_V2.items()}
+    text = str(organ).strip()
+    if text in ids:
+        return ids[text]
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    close = get_close_matches(text, ids, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "give a name as TotalSegmentator's"
+    raise UserError(f"there is no class {text!r}: {hint} Ids such as 5 are taken too")
+
+
+def triple(value: Any) -> Array:
+    """Three numbers, out of ``1,2,3`` or a list.
+
+    Raises:
+        UserError: they are not.
+    """
+    try:
+        listed = value.split(",") if isinstance(value, str) else list(value)
+        numbers = np.array([float(one) for one in listed])
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (3,) or not np.isfinite(numbers).all():
+        raise UserError(f"the place is {value!r}: give three numbers, as --point 10,-20,300")
+    return numbers
+
+
+def _read(path: str, input_check: str) -> MetaTensor:
+    row: Mapping[Any, Any] = LoadScand("image", input_check)({"image": str(Path(path))})
+    scan: MetaTensor = row["image"]
+    return scan
+
+
+def _organ_centre(scan: Scan, organ: int | None) -> Array:
+    if organ is None:
+        raise UserError(
+            "no place is given: add --point x,y,z (mm), --voxel i,j,k, or --organ NAME with "
+            "--labels_query FILE"
+        )
+    if scan.labels is None:
+        raise UserError("an organ is looked up in labels: add --labels_query FILE, or --point")
+    centre = scan.centroid(organ)
+    if centre is None:
+        there = [TOTALSEGMENTATOR_V2.get(int(i), str(i)) for i in np.unique(scan.labels) if i]
+        shown = ", ".join(there[:6]) + (", …" if len(there) > 6 else "")
+        name = TOTALSEGMENTATOR_V2.get(organ, organ)
+        raise UserError(f"the labels of {scan.path} do not show {name}: they show {shown}")
+    return centre
+
+
+def _outside(scan: Scan, numbers: Array, in_voxels: bool) -> str:
+    shape = tuple(scan.stored.shape[1:])
+    spelled = ",".join(f"{one:g}" for one in numbers)
+    if in_voxels:
+        size = " x ".join(map(str, shape))
+        return f"{scan.path} has no voxel {spelled}: it has {size}, counted from 0"
+    corners = world(scan.affine, np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(shape) - 1))
+    spans = zip("xyz", corners.min(0), corners.max(0), strict=True)
+    reach = ", ".join(f"{axis} {low:.0f}..{high:.0f}" for axis, low, high in spans)
+    return (
+        f"{spelled} mm lies outside of {scan.path}, which reaches over {reach} mm: x grows to the "
+        "patient's right and y to the front (in DICOM the other way); --voxel takes i,j,k"
+    )

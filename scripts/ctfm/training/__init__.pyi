@@ -1,0 +1,14 @@
+from .batchnorm import BatchNormStatistics as BatchNormStatistics
+from .batchnorm import prepare_statistics as prepare_statistics
+from .checkpointing import Checkpoint as Checkpoint
+from .handlers import EpochSeed as EpochSeed
+from .handlers import FreezeEncoder as FreezeEncoder
+from .handlers import TensorBoard as TensorBoard
+from .handlers import TrainingProgress as TrainingProgress
+from .losses.nt_xent import IntraSampleNTXentLoss as IntraSampleNTXentLoss
+from .losses.nt_xent import NTXentLoss as NTXentLoss
+from .losses.scores import contrastive_scores as contrastive_scores
+from .losses.simsiam import SimSiamLoss as SimSiamLoss
+from .losses.vicreg import VICRegLoss as VICRegLoss
+from .monitoring import ContrastiveMonitor as ContrastiveMonitor
+from .monitoring import ThroughputMonitor as ThroughputMonitor

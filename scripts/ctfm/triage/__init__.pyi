@@ -1,0 +1,10 @@
+from .head_scans import LoadHeadd as LoadHeadd
+from .hu_windows import HuWindowsd as HuWindowsd
+from .hu_windows import StackWindowsd as StackWindowsd
+from .results import CalibrateLogitd as CalibrateLogitd
+from .results import LabelVectord as LabelVectord
+from .results import SaveTriaged as SaveTriaged
+from .results import TriageTable as TriageTable
+from .saliency import Saliencyd as Saliencyd
+from .validation import CalibrateBest as CalibrateBest
+from .validation import EvaluationReport as EvaluationReport

@@ -1,0 +1,92 @@
+"""Places as users give them, and what is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from ctfm.base.errors import UserError
+from ctfm.search.locating.places import Scan, class_id, find_place, triple
+
+OBLIQUE = np.array([[-2.9, 0.3, 0, 40], [0.3, 2.9, 0.2, -9], [0, -0.2, 3.1, 800], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def scan() -> Scan:
+    """A liver (5) of two voxels, a spleen (1) of one."""
+    labels = np.zeros((10, 12, 14), np.int32)
+    labels[2, 3, 4] = labels[4, 3, 4] = 5
+    labels[7, 8, 9] = 1
+    stored = MetaTensor(torch.zeros(1, 10, 12, 14), affine=torch.from_numpy(OBLIQUE))
+    return Scan("a.nii.gz", stored, stored, labels)
+
+
+def mm(*voxel: float) -> np.ndarray:
+    return (OBLIQUE @ [*voxel, 1])[:3]
+
+
+def test_a_point_in_mm_is_that_point(scan: Scan) -> None:
+    point = mm(7.2, 8.1, 8.9)
+    place = find_place(scan, point=point.tolist())
+    np.testing.assert_allclose(place.point, point)
+    assert place.organ == 1, "the class there"
+    assert find_place(scan, point=mm(0, 0, 0).tolist()).organ is None
+
+
+@pytest.mark.parametrize(
+    "given", [{"voxel": (7, 8, 9)}, {"voxel": "7,8,9"}, {"point": [7, 8, 9], "voxel": True}]
+)
+def test_a_voxel_is_its_middle(given: dict[str, Any], scan: Scan) -> None:
+    place = find_place(scan, **given)
+    np.testing.assert_allclose(place.point, mm(7, 8, 9))
+    assert place.organ == 1
+
+
+def test_an_organ_is_its_centre_of_mass(scan: Scan) -> None:
+    for organ in ("liver", "5", 5):
+        place = find_place(scan, organ=organ)
+        np.testing.assert_allclose(place.point, mm(3, 3, 4))
+        assert place.organ == 5
+
+
+def test_an_organ_beside_a_point_says_what_the_answer_is_held_against(scan: Scan) -> None:
+    place = find_place(scan, voxel=(0, 0, 0), organ="spleen")
+    assert place.organ == 1
+    np.testing.assert_allclose(place.point, mm(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "no place is given"),
+        ({"organ": "livr"}, "did you mean liver"),
+        ({"organ": "pancreas"}, r"do not show pancreas: they show spleen, liver$"),
+        ({"point": (0, 0, 0)}, r"0,0,0 mm lies outside of a.nii.gz, which reaches over x .*, y .*"),
+        ({"voxel": (10, 0, 0)}, "has no voxel 10,0,0: it has 10 x 12 x 14, counted from 0"),
+        ({"voxel": (-1, 0, 0)}, "has no voxel -1,0,0"),
+        ({"point": (1, 2)}, "give three numbers"),
+        ({"point": "a,b,c"}, "give three numbers"),
+        ({"point": 5}, "give three numbers"),
+        ({"point": (1, 2, float("nan"))}, "give three numbers"),
+        ({"voxel": True}, "no place is given"),
+    ],
+)
+def test_what_is_no_place_is_refused(given: dict[str, Any], message: str, scan: Scan) -> None:
+    with pytest.raises(UserError, match=message):
+        find_place(scan, **given)
+
+
+def test_an_organ_needs_labels(scan: Scan) -> None:
+    with pytest.raises(UserError, match="add --labels_query FILE"):
+        find_place(Scan("a.nii.gz", scan.stored, scan.image, None), organ="liver")
+
+
+def test_ids_and_numbers() -> None:
+    assert class_id("heart") == class_id("51") == 51
+    assert triple("1, -2,3.5").tolist() == [1, -2, 3.5]
+    with pytest.raises(UserError, match="there is no class '0'"):
+        class_id(0)
