@@ -21,7 +21,7 @@ from ctfm.auto3dseg.predicting import infer
 from ctfm.auto3dseg.recipe import load_model
 from ctfm.auto3dseg.scoring import evaluate
 from ctfm.base.errors import UserError
-from ctfm.evaluation.comparison import compare_folders
+from ctfm.evaluation.comparison.folders import compare_folders
 from ctfm.evaluation.comparison.runs import read_run
 from support import save
 

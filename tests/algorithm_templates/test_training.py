@@ -23,7 +23,7 @@ from ctfm.auto3dseg.algo import CTFMAlgo
 from ctfm.auto3dseg.evaluation import validate_fold as validate
 from ctfm.auto3dseg.inference import InferClass
 from ctfm.auto3dseg.predicting import infer
-from ctfm.auto3dseg.training import PlateauStop, validate_fold
+from ctfm.auto3dseg.training import PlateauStop, train_fold
 from ctfm.base.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +48,7 @@ def test_frozen_encoder_stays_as_it_was_and_scores_are_found_again(
     source |= {"pretrained": str(tmp_path / "encoder.pt"), "freeze_epochs": 2}
     source["network"] = {**NARROW, "blocks_down": blocks}
     algo = make_fold(tmp_path / "work", source)
-    validate_fold(algo.config_files, learning_rate={"decoder": 0.01})
+    train_fold(algo.config_files, learning_rate={"decoder": 0.01})
     model = torch.load(algo.folder / "model" / "last.pt", weights_only=True)["model"]
     assert all(torch.equal(model[f"encoder.{k}"], v) for k, v in encoder.state_dict().items())
     report = json.loads((algo.folder / "model" / "encoder.json").read_text())
@@ -61,7 +61,7 @@ def test_overlapping_classes(source: dict[str, Any], tmp_path: Path) -> None:
     names = [{"name": "all organs", "index": [1, 3, 5]}, {"name": "liver", "index": 5}]
     source |= {"sigmoid": True, "class_names": names}
     algo = make_fold(tmp_path / "work", source)
-    validate_fold(algo.config_files)
+    train_fold(algo.config_files)
     found = InferClass(algo.config_files).infer(str(tmp_path / "data" / "t.nii.gz"))
     image = nib.load(tmp_path / "data" / "t.nii.gz")
     assert tuple(found.shape) == (2, *image.shape)
@@ -73,7 +73,7 @@ def test_overlapping_classes(source: dict[str, Any], tmp_path: Path) -> None:
 
 def test_mri_from_scratch(source: dict[str, Any], tmp_path: Path) -> None:
     algo = make_fold(tmp_path / "work", {**source, "modality": "mri"})
-    validate_fold(algo.config_files, num_epochs=1)
+    train_fold(algo.config_files, num_epochs=1)
     found = InferClass(algo.config_files).infer(str(tmp_path / "data" / "t.nii.gz"))
     assert bool(torch.isfinite(found).all())
 
@@ -89,18 +89,18 @@ def test_killed_training_is_not_taken_for_trained_and_goes_on(
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(UserError, match=f"process {process.pid} trains there already"):
-        validate_fold(algo.config_files)
+        train_fold(algo.config_files)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(UserError, match="has not ended yet"):
         algo.get_score()
     done = torch.load(last, weights_only=True)["epoch"]
     with caplog.at_level("INFO", logger="ctfm"):
-        validate_fold(algo.config_files, num_epochs=done + 1)
+        train_fold(algo.config_files, num_epochs=done + 1)
     assert f"resuming after epoch {done}" in caplog.text
     assert algo.get_score() >= 0
     with pytest.raises(UserError, match="began with pretrained None, not x"):
-        validate_fold(algo.config_files, pretrained="x", hu_window=[-1024, 2048])
+        train_fold(algo.config_files, pretrained="x", hu_window=[-1024, 2048])
 
 
 def test_values_survive_the_command_line(source: dict[str, Any], tmp_path: Path) -> None:

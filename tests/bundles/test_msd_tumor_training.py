@@ -15,7 +15,7 @@ from monai.networks.nets import SegResNetDS, resnet10
 from monai.networks.nets.segresnet_ds import SegResEncoder
 
 from ctfm.contract.tasks import TUMORS as TASKS
-from ctfm.evaluation.comparison import compare_folders
+from ctfm.evaluation.comparison.folders import compare_folders
 from ctfm.loading.store.building import build_store
 from training_support import last, run_in_two_processes
 from tumor_support import (

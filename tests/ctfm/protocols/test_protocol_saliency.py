@@ -16,8 +16,8 @@ import torch
 from ctfm.__main__ import main
 from ctfm.base.errors import UserError
 from ctfm.networks.encoders import PooledEncoder
-from ctfm.protocols import occlusion_saliency as run_saliency
 from ctfm.protocols.occlusion import occlusion
+from ctfm.protocols.occlusion_saliency import run_saliency
 from support import make_ct, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,8 +14,8 @@ import pytest
 from scipy.stats import rankdata
 
 from ctfm.base.errors import UserError
-from ctfm.evaluation.comparison import compare_folders
 from ctfm.evaluation.comparison.comparison_report import format_comparison
+from ctfm.evaluation.comparison.folders import compare_folders
 from ctfm.evaluation.comparison.paired import Comparison, compare_runs, holm, signed_rank_p
 from ctfm.evaluation.comparison.runs import read_run
 

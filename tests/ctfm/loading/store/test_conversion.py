@@ -13,9 +13,8 @@ from monai.transforms import Orientation, Spacing
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from ctfm.base.errors import UserError
-from ctfm.loading.store import store_recipe
 from ctfm.loading.store.conversion import POSITIONS_PER_CLASS, Volume, convert_scan
-from ctfm.loading.store.recipe import RECIPES
+from ctfm.loading.store.recipe import RECIPES, store_recipe
 from support import save
 
 #: A scan in RAS: shape (L-R, P-A, I-S), voxels of 1.2 x 0.9 x 2.5 mm, somewhere in the room.

@@ -66,7 +66,7 @@ def assert_same(store: Path, undisturbed: Path) -> None:
 NURSERY = """
 import os, signal, sys, time
 from pathlib import Path
-from ctfm.loading.store import build
+from ctfm.loading.store.building import build_store
 print("ready", flush=True)
 def count():
     return sum(not p.name.startswith(".") for p in Path(sys.argv[2]).rglob("*.image.b2nd"))
@@ -77,7 +77,7 @@ for line in sys.stdin:
     before = count()
     child = os.fork()
     if not child:
-        build(sys.argv[1], sys.argv[2], "whole_body", spacing=(2.0, 2.0, 2.0), workers=1)
+        build_store(sys.argv[1], sys.argv[2], "whole_body", spacing=(2.0, 2.0, 2.0), workers=1)
         os._exit(0)
     while when != "early" and count() == before and not ended(child):
         time.sleep(0.001)

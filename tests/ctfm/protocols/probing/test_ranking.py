@@ -20,10 +20,9 @@ from ctfm.base.errors import UserError
 from ctfm.contract.classes import v2_ids
 from ctfm.embedding.windows import cut_window
 from ctfm.networks.encoders import PooledEncoder
-from ctfm.protocols.probing import ranking as rank_checkpoints
 from ctfm.protocols.probing.cases import Case, load_cases
 from ctfm.protocols.probing.encoders import find_candidates, random_candidates
-from ctfm.protocols.probing.ranking import class_ids_of
+from ctfm.protocols.probing.ranking import class_ids_of, rank_checkpoints
 from ctfm.protocols.probing.search import best_window, chance, search
 from support import make_ct, save
 

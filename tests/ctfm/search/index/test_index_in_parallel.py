@@ -14,8 +14,6 @@ import pytest
 
 pytest.importorskip("lancedb", reason="needs the extra index: pip install 'ct-fm-bundles[index]'")
 
-from test_embedding_index import DIMENSION, embed
-
 from ctfm.base.errors import UserError
 from ctfm.search.index import retrying, searching
 from ctfm.search.index.adding import _add_columns, add_embeddings
@@ -24,6 +22,7 @@ from ctfm.search.index.checking import check_index
 from ctfm.search.index.index import ANN_INDEX, Index
 from ctfm.search.index.retrying import patiently
 from ctfm.search.index.searching import Searcher
+from index_support import DIMENSION, embed
 
 SCANS, PATCHES = 16, 40
 #: A scan a batch, so that there are many moments.

@@ -13,8 +13,6 @@ import torch
 
 pytest.importorskip("lancedb", reason="needs the extra index: pip install 'ct-fm-bundles[index]'")
 
-from test_embedding_index import DIMENSION, embed
-
 from ctfm.base.errors import UserError
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
@@ -26,6 +24,7 @@ from ctfm.search.index.adding import add_embeddings
 from ctfm.search.index.index import Index
 from ctfm.search.index.querying import search_scan
 from ctfm.search.index.searching import Searcher, merge_hits
+from index_support import DIMENSION, embed
 
 SMALL = {"spacing": [8.0, 8.0, 8.0], "patch": [16, 16, 16]}
 

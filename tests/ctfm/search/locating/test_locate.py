@@ -20,7 +20,7 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.imaging.grids import world
 from ctfm.networks.encoders import PooledEncoder
-from ctfm.search.locating import locate_place
+from ctfm.search.locating.locate import locate_place
 from ctfm.search.locating.places import read_labelled
 from support import make_ct, save
 

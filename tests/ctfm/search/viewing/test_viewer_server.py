@@ -26,10 +26,11 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.table import EmbeddingTable
 from ctfm.networks.encoders import PooledEncoder
-from ctfm.search.viewing import niivue, open_view
+from ctfm.search.viewing import niivue
 from ctfm.search.viewing.neighbours import Neighbours
 from ctfm.search.viewing.scene import Scene, make_scene
 from ctfm.search.viewing.server import Site, make_server
+from ctfm.search.viewing.view import open_view
 from support import make_ct, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
