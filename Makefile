@@ -35,7 +35,7 @@ lint: $(READY)
 
 # make bench NAME=fit_real_ct
 bench: $(READY)
-	$(RUN) benchmarks/$(NAME).py $(ARGS)
+	PYTHONPATH="$(CURDIR)" $(RUN) benchmarks/$(NAME)/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo_output demo_auto3dseg_output

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ctfm.networks import fast_dtype
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -56,9 +58,15 @@ class Row:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the figures were measured on; those of two kinds are never set side by side.
+
+    ``number_format`` is what networks compute in unless a benchmark's settings say otherwise.
+    """
     return {
         "processor": _processor(),
+        "flags": _flags(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "number_format": str(fast_dtype("cuda" if torch.cuda.is_available() else "cpu")),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
@@ -67,12 +75,23 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor()
+
+
+def _flags() -> list[str]:
+    """Those of the processor's instruction sets that decide how fast it multiplies."""
+    flags = _cpuinfo("flags").split()
+    return [flag for flag in flags if flag.startswith(("avx", "amx", "fma", "f16c"))]
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of Linux' description of the first core; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+        return ""
+    values = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
+    return next(values, "")
 
 
 def report(name: str, rows: Sequence[Row], **settings: Any) -> None:

@@ -37,9 +37,8 @@ def test_defects_keep_their_traceback() -> None:
 
 
 def test_interrupt_ends_in_one_line_and_the_shell_sees_a_signal() -> None:
-    done = run(
-        "from ctfm.base import errors\nerrors.explain_in_one_line()\nraise KeyboardInterrupt"
-    )
+    code = "from ctfm.base import errors\nerrors.explain_in_one_line()\nraise KeyboardInterrupt"
+    done = run(code)
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: interrupted")
     assert done.returncode in (-2, 130)

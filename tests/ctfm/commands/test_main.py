@@ -92,7 +92,7 @@ def test_unknown_command_or_missing_argument_says_how_to_go_on(
         ("auto3dseg.infer", ["work", "ct.nii.gz", "-o", "out"]),
         ("evaluate.classification", ["p.csv", "--label", "l", "--score", "s", "--out", "d"]),
         ("pack", ["bundle"]),
-        ("probe", ["encoder.pt", "--data", "x.json"]),
+        ("rank", ["encoder.pt", "--data", "x.json"]),
         ("locate", ["a.nii.gz", "b.nii.gz"]),
         ("compare", ["a", "b"]),
         ("lesions", ["predictions", "references"]),

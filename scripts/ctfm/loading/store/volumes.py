@@ -1,6 +1,6 @@
 """Files of a store: compressed in small blocks, so that a region is read without the rest.
 
-Blosc2's NDArray: measured against raw .npy and Zarr in ``benchmarks/store_format.py``.
+Blosc2's NDArray: measured against raw .npy and Zarr in ``benchmarks/store_format``.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.reporting import Row, report
 from monai.transforms import (
     Compose,
     ConcatItemsd,
@@ -38,14 +39,13 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
-from reporting import Row, report
 
 from ctfm.contract import HEAD_CT_TRIAGE as TASK
 from ctfm.evaluation import evaluate, predictions_of, read_calibration
 from ctfm.phantoms import draw_head, save_phantom
 from ctfm.triage import HuWindowsd, LoadHeadd, StackWindowsd
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_fm_head_ct_triage"
 COUNTS = {"training": 120, "validation": 40, "test": 40}
 DRAWN = (3.0, 3.0, 4.0)

@@ -27,8 +27,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from locating import altered
-from reporting import Row, report
+from benchmarks.locating.run import altered
+from benchmarks.reporting import Row, report
 from scipy import ndimage
 
 from ctfm.contract import TOTALSEGMENTATOR_V2
@@ -44,7 +44,7 @@ from ctfm.protocols import (
     search,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
 SCANS = {
     "torso": ("ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"),

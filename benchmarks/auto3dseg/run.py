@@ -31,12 +31,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import yaml
-from reporting import Row, report
+from benchmarks.reporting import Row, report
 
 from ctfm.evaluation import segmentation_scores
 from ctfm.phantoms import write_dataset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TASK = "Task03_Liver"
 CLASSES = {1: "liver", 2: "cancer"}
 FOLDS = 2

@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from reporting import Row, report
+from benchmarks.reporting import Row, report
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 

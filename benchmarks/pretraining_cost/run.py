@@ -10,9 +10,9 @@ backward pass, with and without checkpointed activations. Workspaces of convolut
 from __future__ import annotations
 
 import torch
+from benchmarks.reporting import Row, report
 from monai.networks.nets import FullyConnectedNet
 from monai.networks.nets.segresnet_ds import SegResEncoder
-from reporting import Row, report
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode

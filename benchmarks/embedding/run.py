@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.reporting import Row, report
 from monai.inferers import SlidingWindowSplitter
 from monai.transforms import (
     Compose,
@@ -32,7 +33,6 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
-from reporting import Row, report
 from torch.utils.data import DataLoader, IterableDataset
 
 from ctfm.contract import SEGRESNET

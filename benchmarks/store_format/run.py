@@ -9,7 +9,7 @@ besides a box then depends on the disk's read-ahead, which is in the settings of
     make bench NAME=store_format ARGS="--data FOLDER --zarr-python PEERS/bin/python"
 
 FOLDER is that of `fit_real_ct.py`. PEERS is an environment over the project's, made as
-`loading_peers.py` says, that has Zarr (pip install --no-deps zarr numcodecs google-crc32c donfig).
+`engine_peers.py` says, that has Zarr (pip install --no-deps zarr numcodecs google-crc32c donfig).
 Zarr, as it comes, decompresses in several threads, the store in the one that reads.
 """
 
@@ -32,7 +32,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from loading_data import make_pretraining_scan, make_training_set, missing
+from benchmarks.loading.scans import make_pretraining_scan, make_training_set, missing
 from numpy.typing import NDArray
 
 from ctfm.contract import PRETRAINING, WHOLE_BODY
@@ -265,10 +265,10 @@ def run_engines(folder: Path, options: argparse.Namespace) -> dict[str, Result]:
 
 
 def main() -> None:
-    from reporting import Row, report  # imports torch
+    from benchmarks.reporting import Row, report  # imports torch
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--folder", type=Path, help="on a disk; default: a temporary folder")
     parser.add_argument("--seconds", type=float, default=0.6, help="of each measurement")
     parser.add_argument("--zarr-python", default=sys.executable, help="interpreter that has Zarr")

@@ -1,6 +1,6 @@
 """One engine on one volume in this process: seconds, memory and labels. Run by inference.py.
 
-    python benchmarks/inference_engines.py '{"engine": "ours", "shape": [200, 256, 256], ...}'
+    python benchmarks/inference/engines.py '{"engine": "ours", "shape": [200, 256, 256], ...}'
 
 It prints one line of JSON.
 """
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from inference_recipe import file_to_labels
+from benchmarks.inference.recipe import file_to_labels
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SegResNetDS
 from torch import Tensor, nn

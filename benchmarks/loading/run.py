@@ -3,7 +3,7 @@
 One real CT is brought to clinical size for pretraining (512x512x256, .nii.gz) and to 32 scans at
 1.5 mm with 117 classes for whole-body training. Every engine runs in a process of its own, the
 engines in turn, for several rounds; medians are reported. Peers whose packages are not installed
-are skipped by name; `loading_peers.py` says how to make an environment for them.
+are skipped by name; `engine_peers.py` says how to make an environment for them.
 
     make bench NAME=loading ARGS="--data FOLDER [--peers-python PYTHON] [--only views]"
 
@@ -23,32 +23,32 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from loading_data import make_pretraining_scan, make_training_set, missing
-from reporting import Row, report
+from benchmarks.loading.scans import make_pretraining_scan, make_training_set, missing
+from benchmarks.reporting import Row, report
 
 HERE = Path(__file__).parent
 ENGINES = {
     "views": {
-        "ours_dali_views": "loading_ours.py",
-        "ours_operators_views": "loading_ours.py",
-        "ours_torch_views": "loading_ours.py",
-        "monai_nifti_views": "loading_monai.py",
-        "monai_cached_views": "loading_monai.py",
-        "copy_limit_views": "loading_peers.py",
+        "ours_dali_views": "engine_ours.py",
+        "ours_operators_views": "engine_ours.py",
+        "ours_torch_views": "engine_ours.py",
+        "monai_nifti_views": "engine_monai.py",
+        "monai_cached_views": "engine_monai.py",
+        "copy_limit_views": "engine_peers.py",
     },
     "crops": {
-        "ours_dali_crops": "loading_ours.py",
-        "ours_operators_crops": "loading_ours.py",
-        "ours_torch_crops": "loading_ours.py",
-        "monai_cached_crops": "loading_monai.py",
-        "nnunet_crops": "loading_peers.py",
-        "torchio_queue_crops": "loading_peers.py",
-        "copy_limit_crops": "loading_peers.py",
+        "ours_dali_crops": "engine_ours.py",
+        "ours_operators_crops": "engine_ours.py",
+        "ours_torch_crops": "engine_ours.py",
+        "monai_cached_crops": "engine_monai.py",
+        "nnunet_crops": "engine_peers.py",
+        "torchio_queue_crops": "engine_peers.py",
+        "copy_limit_crops": "engine_peers.py",
     },
-    "build": {"ours_build": "loading_ours.py", "monai_build": "loading_monai.py"},
+    "build": {"ours_build": "engine_ours.py", "monai_build": "engine_monai.py"},
 }
 #: Measured once: it does not depend on the clock, or is a profile.
-ONCE = {"ours_bytes": "loading_ours.py", "ours_stages": "loading_ours.py"}
+ONCE = {"ours_bytes": "engine_ours.py", "ours_stages": "engine_ours.py"}
 #: Engines that live in the peers' environment.
 APART = ("nnunet_crops", "torchio_queue_crops")
 #: Ours, figure, peer's engine, what it is called, target.
@@ -146,7 +146,7 @@ def shares(results: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
     parser.add_argument("--folder", type=Path, help="keeps scans and caches (a temporary one)")
     parser.add_argument("--peers-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=3)

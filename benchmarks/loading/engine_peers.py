@@ -23,8 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loading_data import oriented, uncompressed
-from loading_engine import BATCH, CLASSES, PATCH, VIEWS, Result, Settings, main, measure
+from benchmarks.loading.measuring import (
+    BATCH,
+    CLASSES,
+    PATCH,
+    VIEWS,
+    Result,
+    Settings,
+    main,
+    measure,
+)
+from benchmarks.loading.scans import oriented, uncompressed
 
 from ctfm.contract import PRETRAINING, WHOLE_BODY
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference_recipe import write_scan, write_weights
-from reporting import Row, report
+from benchmarks.inference.recipe import write_scan, write_weights
+from benchmarks.reporting import Row, report
 
 HERE = Path(__file__).parent
 ROI = [96, 160, 160]
@@ -47,13 +47,13 @@ Outcome = dict[str, float]
 def run(task: dict[str, Any], rounds: int = 1, python: str = sys.executable) -> Outcome:
     """Medians over rounds, each in a process of its own."""
     found = []
-    source = str(HERE.parent / "scripts")
-    path = os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])
+    root = HERE.parents[1]
+    path = os.pathsep.join([str(root), str(root / "scripts"), os.environ.get("PYTHONPATH", "")])
     # idle threads of OpenMP give their core back, for every engine alike
     environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
     for _ in range(rounds):
         done = subprocess.run(
-            [python, str(HERE / "inference_engines.py"), json.dumps(task)],
+            [python, str(HERE / "engines.py"), json.dumps(task)],
             check=True, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         found.append(json.loads(done.stdout.splitlines()[-1]))

@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+from benchmarks.reporting import Row, report
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
-from reporting import Row, report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctfm.loading import build_store
 from ctfm.phantoms import draw_torso, save_phantom
 from ctfm.protocols import rank_checkpoints
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
 TORSO, HEAD = "ct_torso_3mm.nii.gz", "ct_head_angio.nii.gz"
 TORSO_LABELS = "ct_torso_3mm_labels_fast.nii.gz"

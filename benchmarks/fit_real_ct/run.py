@@ -24,6 +24,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from benchmarks.reporting import Row, report
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -31,12 +32,11 @@ from nibabel.orientations import (
     io_orientation,
     ornt_transform,
 )
-from reporting import Row, report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ctfm.contract import class_group
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
 IMAGE, LABEL = "ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"
 GROUP = "muscles"

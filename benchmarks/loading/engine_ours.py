@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loading_engine import (
+from benchmarks.loading.measuring import (
     BATCH,
     CLASSES,
     PATCH,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading_engine import (
+from benchmarks.loading.measuring import (
     BATCH,
     CLASSES,
     PATCH,

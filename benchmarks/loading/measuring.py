@@ -2,7 +2,7 @@
 
 A module of engines ends with ``main(ENGINES)`` and runs each of them in a process of its own:
 
-    python benchmarks/loading_monai.py ENGINE SETTINGS.json
+    python benchmarks/loading/engine_monai.py ENGINE SETTINGS.json
 
 prints {"items", "seconds", "unit", ...} or {"skipped": reason}. Settings:
 
@@ -36,7 +36,7 @@ Result = dict[str, Any]
 Engine = Callable[[Settings], Result]
 
 DEFAULTS = {"workers": 2, "seconds": 20, "warm_up": 10}
-BUNDLES = Path(__file__).parents[1] / "bundles"
+BUNDLES = Path(__file__).parents[2] / "bundles"
 VIEWS = PRETRAINING.crops * PRETRAINING.views
 CLASSES = SEGRESNET.out_channels
 BATCH, PATCH = WHOLE_BODY.batch_size, WHOLE_BODY.patch

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from reporting import Row, report
+from benchmarks.reporting import Row, report
 
 from ctfm.search import Index, Searcher
 

@@ -25,8 +25,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from benchmarks.reporting import Row, report
 from monai.data import MetaTensor
-from reporting import Row, report
 from scipy import ndimage
 from torch.nn import functional
 
