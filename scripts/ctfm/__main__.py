@@ -111,7 +111,7 @@ class Commands:
 
         print(call(compare_folders, str(run_a), str(run_b), **options))
 
-    def score_lesions(self, predictions: str, references: str, **options: Any) -> None:
+    def lesions(self, predictions: str, references: str, **options: Any) -> None:
         """Count the tumours that were found, and the findings that are none.
 
         Args:

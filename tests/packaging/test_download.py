@@ -22,7 +22,7 @@ from monai.networks.nets import SegResNetDS
 
 import ctfm
 from bare_python import Bare, bare_python
-from ctfm.phantoms import drawing as phantom
+from ctfm.phantoms.drawing import draw_torso, save_phantom
 from ctfm.release import packing as release
 from support import ROOT, WHOLE_BODY
 
@@ -71,7 +71,7 @@ def test_downloaded_bundle_segments_a_scan_without_the_package(
     (bundle / "models").mkdir()
     torch.save(weights, bundle / "models" / "model.pt")
     scan = tmp_path / "scans" / "patient.nii.gz"
-    phantom.save(phantom.torso(spacing=(8, 8, 8), axcodes="LPS"), scan)
+    save_phantom(draw_torso(spacing=(8, 8, 8), axcodes="LPS"), scan)
     narrow = [text for k, v in NARROW.items() for text in (f"--network_def#{k}", str(v))]
     segmented = bare.run(
         "-m", "monai.bundle", "run",

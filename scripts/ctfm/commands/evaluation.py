@@ -12,7 +12,7 @@ __all__ = ["Evaluate"]
 class Evaluate:
     """Predictions, of whatever model, to figures with intervals."""
 
-    def score_predictions(
+    def classification(
         self, predictions: str, label: str, score: str, out: str, **options: Any
     ) -> None:
         """Score a table of two classes: AUROC, F1, calibration, …, with pictures; or compare two.

@@ -167,11 +167,11 @@ def test_out_of_memory_goes_on_with_less(tmp_path: Path, monkeypatch: pytest.Mon
         if len(tried) < 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "fit_fold", train)
     monkeypatch.setattr(training, "_log_to", lambda *_: None)
     given = options(tmp_path)
     file = str(given.folder / "configs" / "hyper_parameters.yaml")
-    training.run(file, batch_size=2, roi_size=[48, 48, 48])
+    training.train_fold(file, batch_size=2, roi_size=[48, 48, 48])
     assert tried == [(2, (48, 48, 48)), (1, (48, 48, 48)), (1, (32, 48, 48))]
 
 
@@ -181,7 +181,7 @@ def test_out_of_memory_with_the_smallest_crop_ends_in_one_line(
     def train(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "fit_fold", train)
     monkeypatch.setattr(training, "_log_to", lambda *_: None)
     given = options(tmp_path)
     file = str(given.folder / "configs" / "hyper_parameters.yaml")
@@ -189,7 +189,7 @@ def test_out_of_memory_with_the_smallest_crop_ends_in_one_line(
         caplog.at_level(logging.WARNING, logger="ctfm"),
         pytest.raises(UserError, match="out of GPU memory with batch_size 1 and roi_size"),
     ):
-        training.run(file, batch_size=2, roi_size=[32, 32, 32])
+        training.train_fold(file, batch_size=2, roi_size=[32, 32, 32])
     assert "going on with 1 and [32, 32, 32]" in caplog.text
 
 

@@ -52,7 +52,7 @@ def test_error_in_a_worker_of_the_loader_has_its_line() -> None:
     """The loader sends a traceback as text, in an error of its kind."""
     text = (
         "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n"
-        "UserError: a.nii.gz holds 3: correct it\n\nThe above exception was …\n"
+        "ctfm.base.errors.UserError: a.nii.gz holds 3: correct it\n\nThe above exception was …\n"
         "RuntimeError: applying transform"
     )
     for kind in (RuntimeError, UserError):

@@ -440,7 +440,7 @@ def test_full_disk_leaves_nothing_half_written(release, monkeypatch):
 
 RUN = """
 import sys
-from ctfm.datalists import _masks
+from ctfm.datalists.datasets import totalsegmentator_masks as _masks
 from ctfm.datalists.datasets.totalsegmentator import totalsegmentator
 from ctfm.base.errors import explain_in_one_line
 explain_in_one_line()

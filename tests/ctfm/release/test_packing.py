@@ -87,8 +87,13 @@ def test_zip_holds_the_bundle_and_the_package_and_nothing_local(
     ):
         write(bundle, litter, "local")
     packed = release.pack(bundle, tmp_path / "dist")
-    package = Path(release.__file__).parent
-    files = [*package.rglob("*.py"), *package.rglob("assets/*"), package / "py.typed"]
+    package = Path(release.__file__).parents[1]
+    files = [
+        *package.rglob("*.py"),
+        *package.rglob("*.pyi"),
+        *package.rglob("assets/*"),
+        package / "py.typed",
+    ]
     sources = {path.relative_to(package).as_posix() for path in files}
     inside = {n.removeprefix(f"{NAME}/") for n in names(packed.path)}
     assert {n.removeprefix("ctfm/") for n in inside if n.startswith("ctfm/")} == sources
@@ -284,10 +289,12 @@ def test_a_copy_of_the_package_that_lacks_something_is_found(bundle: Path, tmp_p
     root = tmp_path / NAME
     assert "defines all" in CHECKS["package"](root)
     assert "another" not in CHECKS["targets"](root)
-    source = (root / "ctfm" / "transforms.py").read_text()
-    write(root, "ctfm/transforms.py", source.replace("class LoadScand", "class Other"))
-    (root / "ctfm" / "files.py").unlink()
-    with pytest.raises(UserError, match=r"ctfm\.files\.\w+, .*ctfm\.transforms\.LoadScand$"):
+    source = (root / "ctfm" / "imaging" / "transforms.py").read_text()
+    write(root, "ctfm/imaging/transforms.py", source.replace("class LoadScand", "class Other"))
+    (root / "ctfm" / "base" / "files.py").unlink()
+    with pytest.raises(
+        UserError, match=r"ctfm\.base\.files\.\w+, .*ctfm\.imaging\.(transforms\.)?LoadScand"
+    ):
         CHECKS["package"](root)
     assert "another" in CHECKS["targets"](root)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ctfm.evaluation.classification import delong
-from ctfm.evaluation.classification.delong import auroc_interval, compare_auroc
+from ctfm.evaluation.classification.delong import auroc_interval, compare_auroc, delong
 
 
 def pairwise(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -482,8 +482,9 @@ def test_import_needs_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, package, None)
     for module in [name for name in sys.modules if name.startswith("ctfm.imaging.dicom")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(ctfm, "dicom", ctfm.imaging.dicom)  # which importing it afresh replaces
-    afresh = importlib.import_module("ctfm.imaging.dicom")
+    # which importing it afresh replaces
+    monkeypatch.setattr(ctfm.imaging, "dicom", ctfm.imaging.dicom)
+    afresh = importlib.import_module("ctfm.imaging.dicom.headers")
     assert afresh.find_series is not find_series
     assert afresh.find_series(tmp_path) == [series]
 

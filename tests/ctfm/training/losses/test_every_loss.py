@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ctfm import training
 from ctfm.base.errors import UserError
-from ctfm.training import losses
 from ctfm.training.losses.nt_xent import IntraSampleNTXentLoss, NTXentLoss
 from ctfm.training.losses.simsiam import SimSiamLoss
 from ctfm.training.losses.vicreg import VICRegLoss
@@ -48,7 +48,7 @@ def loss(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def test_each_loss_that_is_offered_is_looked_at() -> None:
-    offered = {getattr(losses, name) for name in losses.__all__ if name.endswith("Loss")}
+    offered = {getattr(training, name) for name in training.__all__ if name.endswith("Loss")}
     assert {type(make()) for make in LOSSES.values()} == offered
 
 
