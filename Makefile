@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: venv demo demo-auto3dseg test lint bench clean
+.PHONY: venv demo demo-auto3dseg test test-doors lint bench clean
 
 venv: $(READY)
 
@@ -26,7 +26,11 @@ demo-auto3dseg: $(READY)
 
 # Idle threads of OpenMP give their core back: on a busy machine they would take it from the others.
 test: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -m "not doors"
+
+# A browser with NiiVue, a Ray cluster, a wheel: each skips, with the reason, where it is not there.
+test-doors: $(READY)
+	CTFM_CHROMIUM="$(shell command -v chromium || command -v google-chrome)" $(RUN) -m pytest -m doors
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

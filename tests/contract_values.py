@@ -162,7 +162,6 @@ def _pretraining() -> dict[Stack, Values]:
             "Views::views": task.views,
             "Views::scale": task.resized_crop_scale,
         },
-        ("inference.json",): _embedding(SCAN_EMBEDDING),
     }
 
 

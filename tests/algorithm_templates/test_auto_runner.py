@@ -155,7 +155,7 @@ def test_a_moved_work_dir_predicts_and_trains_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "_log_to", lambda *_: None)  # it takes pytest's handlers away
     with caplog.at_level(logging.INFO, logger="ctfm"):
-        training.run(
+        training.train_fold(
             str(fold / "configs" / "hyper_parameters.yaml"),
             num_epochs=3,
             roi_size=[48, 48, 64],

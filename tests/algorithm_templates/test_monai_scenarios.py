@@ -62,7 +62,7 @@ def train_here(patch: pytest.MonkeyPatch) -> None:
 
     def train(algo: CTFMAlgo, params: dict[str, Any]) -> None:
         algo._check(params)
-        training.run(algo.config_files, **params)
+        training.train_fold(algo.config_files, **params)
 
     patch.setattr(CTFMAlgo, "train", train)
     patch.setattr(training, "_log_to", lambda *_: None)  # it takes pytest's handlers away

@@ -93,6 +93,7 @@ def test_downloaded_bundle_segments_a_scan_without_the_package(
     assert len(np.unique(values)) > 1
 
 
+@pytest.mark.doors
 def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     for module in ("pip", "setuptools"):
         if find_spec(module) is None:

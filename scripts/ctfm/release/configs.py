@@ -23,6 +23,8 @@ from ctfm.release.files import Check
 __all__ = ["CONFIG_CHECKS", "components", "config_paths", "parse_stack"]
 
 PACKAGE = __name__.partition(".")[0]
+#: A bundle has one of them at least; others stand on them.
+ENTRY_POINTS = ("train.json", "inference.json")
 #: What an overlay may stand on; evaluate and store are overlays that others build on.
 BUILT_ON = ("evaluate.yaml", "store.yaml")
 BASES = (("train.json",), ("inference.json",), *(("train.json", name) for name in BUILT_ON))
@@ -49,8 +51,8 @@ def check_parse(root: Path) -> str:
         except UserError as error:
             wrong.append(str(error))
     names = {path.relative_to(root / "configs").as_posix() for path in paths}
-    if "inference.json" not in names:
-        wrong.append("configs/inference.json is missing")
+    if not names & set(ENTRY_POINTS):
+        wrong.append(f"no entry point: configs/ needs {' or '.join(ENTRY_POINTS)}")
     if wrong:
         raise UserError("; ".join(wrong))
     return f"{len(paths)} configs"

@@ -49,6 +49,7 @@ def table(folder: Path) -> pd.DataFrame:
     return rows.sort_values(["scan", "x_mm", "y_mm", "z_mm"], ignore_index=True)
 
 
+@pytest.mark.doors
 @needs_ray
 def test_the_table_is_that_of_one_process(
     scans: list[dict[str, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -84,6 +85,7 @@ def test_the_table_is_that_of_one_process(
     ray.shutdown()
 
 
+@pytest.mark.doors
 @needs_ray
 def test_workers_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="workers is 0: give a number"):

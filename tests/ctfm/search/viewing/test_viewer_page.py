@@ -27,6 +27,8 @@ from ctfm.search.viewing.scene import make_scene
 from ctfm.search.viewing.server import Site, make_server
 from support import make_ct, save
 
+pytestmark = pytest.mark.doors
+
 #: As most files converted from DICOM have it.
 AFFINE = np.array([[-3.0, 0, 0, 90], [0, 3.0, 0, -60], [0, 0, 3.0, -40], [0, 0, 0, 1]])
 CHROMIUM = os.environ.get("CTFM_CHROMIUM", "")

@@ -1,4 +1,4 @@
-"""The pretraining bundle embeds scans: against a loop by hand, and going on past bad files."""
+"""Embeddings by a checkpoint of a pretraining: against a loop by hand, and past bad files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.scans import read_scan
 from ctfm.networks.encoders import PooledEncoder
 from dicom_support import write_ct
-from support import PRETRAIN, make_ct, run_apart, run_here, save
+from support import EXTRACTOR, make_ct, run_apart, run_here, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ def inference(tmp_path: Path, encoder: PooledEncoder) -> dict[str, Any]:
     model["projection.0.weight"] = torch.zeros(8, 64)
     torch.save({"model": model, "optimizer": {}, "epoch": 3}, tmp_path / "epoch_0003.pt")
     return {
-        "bundle": PRETRAIN,
+        "bundle": EXTRACTOR,
         "checkpoint": str(tmp_path / "epoch_0003.pt"),
         "output_dir": str(tmp_path / "out"),
         "progress": False,
