@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from benchmarks.bundles import DATA, run_bundle
 from benchmarks.reporting import Row, report
 from nibabel.orientations import (
     apply_orientation,
@@ -36,8 +35,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ctfm.contract import class_group
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "ct_fm_whole_body_segmentation"
+BUNDLE = "ct_fm_whole_body_segmentation"
 IMAGE, LABEL = "ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"
 GROUP = "muscles"
 CROPS_PER_EPOCH = 40
@@ -51,18 +49,6 @@ TRAINING = {
     "precise_statistics_batches": 40,
 }
 PLAIN = {"precise_statistics_batches": 0}
-
-
-def run(stems: list[str], folder: Path, **overrides: Any) -> float:
-    """Run stacked configs as a user does; wall seconds."""
-    configs = [str(next((BUNDLE / "configs").glob(f"{stem}.*"))) for stem in stems]
-    arguments = {"config_file": configs, "bundle_root": str(BUNDLE), **overrides}
-    file = folder / "arguments.json"
-    file.write_text(json.dumps(arguments))
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
-    subprocess.run(command, cwd=folder, check=True)
-    return time.perf_counter() - start
 
 
 def train(folder: Path, data: Path, **overrides: Any) -> tuple[float, list[float]]:
@@ -79,7 +65,7 @@ def train(folder: Path, data: Path, **overrides: Any) -> tuple[float, list[float
         "cache_dir": str(folder / "cache"),
     }
     stems = ["train", "from_scratch", "group", "low_res"]
-    seconds = run(stems, folder, **paths, **NARROW, **{**TRAINING, **overrides})
+    seconds = run_bundle(BUNDLE, stems, folder, **paths, **NARROW, **{**TRAINING, **overrides})
     dice: dict[int, float] = {}
     for file in (folder / "out" / "tensorboard").iterdir():
         events = EventAccumulator(str(file)).Reload()
@@ -110,7 +96,7 @@ def canonical(path: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--no-peer", action="store_true", help="train ours alone")
     options = parser.parse_args()
     if not (options.data / IMAGE).exists():
@@ -126,7 +112,8 @@ def main() -> None:
         copies = [stored, turned(stored, scans / "turned.nii.gz")]
         checkpoint = str(folder / "ours" / "models" / "model.pt")
         stems, results = ["inference", "group", "low_res"], folder / "results"
-        run(
+        run_bundle(
+            BUNDLE,
             stems,
             folder,
             **NARROW,

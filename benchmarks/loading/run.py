@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.bundles import DATA
 from benchmarks.loading.scans import make_pretraining_scan, make_training_set, missing
 from benchmarks.reporting import Row, report
 
@@ -146,7 +147,7 @@ def shares(results: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--folder", type=Path, help="keeps scans and caches (a temporary one)")
     parser.add_argument("--peers-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=3)

@@ -17,16 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from benchmarks.bundles import DATA, NARROW_PRETRAINING, run_bundle
 from benchmarks.locating.run import altered
 from benchmarks.reporting import Row, report
 from scipy import ndimage
@@ -44,8 +43,6 @@ from ctfm.protocols import (
     search,
 )
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
 SCANS = {
     "torso": ("ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"),
     "abdomen": ("ct_abdomen_3mm.nii.gz", "ct_abdomen_3mm_labels.nii.gz"),
@@ -57,17 +54,8 @@ PHANTOMS = range(2)
 #: Largest displacement of the warp, mm, and voxels over which it is smooth.
 WARP_MM, SMOOTH = 9.0, 12.0
 TRAINING: dict[str, Any] = {
+    **NARROW_PRETRAINING,
     "epochs": 24,
-    "iterations": 40,
-    "batch_size": 2,
-    "learning_rate": 0.001,
-    "warmup_epochs": 1,
-    "patches_at_once": 10,
-    "monitor_iterations": 5,
-    "num_workers": 1,
-    "network_def::init_filters": 8,
-    "network_def::blocks_down": [1, 1, 1, 1, 1],
-    "embedding_dim": 128,
     "patch": list(PATCH),
     "spacing": list(SPACING),
 }
@@ -108,21 +96,15 @@ def prepare(folder: Path, data: Path) -> None:
 def train(folder: Path, seed: int) -> tuple[str, float]:
     """Pretrain as a user does; checkpoint and seconds."""
     name = f"seed_{seed}"
-    arguments = {
-        "config_file": [str(BUNDLE / "configs" / file) for file in ("train.json", "store.yaml")],
-        "bundle_root": str(BUNDLE),
+    settings = {
         "store": str(folder / "store"),
         "output_dir": str(folder / name),
         "ckpt_dir": str(folder / name),
         "seed": seed,
         **TRAINING,
     }
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps(arguments))
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
-    subprocess.run(command, cwd=folder, check=True)
-    return str(folder / name / "last.pt"), time.perf_counter() - start
+    seconds = run_bundle("ct_fm_pretrain", ("train", "store"), folder, **settings)
+    return str(folder / name / "last.pt"), seconds
 
 
 def pairs(folder: Path, data: Path) -> dict[str, list[Any]]:
@@ -201,7 +183,7 @@ def rows_of(tasks: dict[str, list[Any]], ours: Any, theirs: Any) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     data = options.data.resolve()

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+from benchmarks.bundles import DATA, NARROW_PRETRAINING, bundle_arguments, run_bundle
 from benchmarks.reporting import Row, report
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
@@ -36,8 +37,7 @@ from ctfm.loading import build_store
 from ctfm.phantoms import draw_torso, save_phantom
 from ctfm.protocols import rank_checkpoints
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "ct_fm_pretrain"
+BUNDLE, STEMS = "ct_fm_pretrain", ("train", "store")
 TORSO, HEAD = "ct_torso_3mm.nii.gz", "ct_head_angio.nii.gz"
 TORSO_LABELS = "ct_torso_3mm_labels_fast.nii.gz"
 #: Of the torso's 112 slices, those that are trained on; the others are held out.
@@ -47,17 +47,8 @@ SPACING, PATCH = (3.0, 3.0, 3.0), (32, 32, 32)
 CROPS = 15
 CHANCE = 1 / (2 * CROPS - 1)
 TRAINING: dict[str, Any] = {
+    **NARROW_PRETRAINING,
     "epochs": 12,
-    "iterations": 40,
-    "batch_size": 2,
-    "learning_rate": 0.001,
-    "warmup_epochs": 1,
-    "patches_at_once": 10,
-    "monitor_iterations": 5,
-    "num_workers": 1,
-    "network_def::init_filters": 8,
-    "network_def::blocks_down": [1, 1, 1, 1, 1],
-    "embedding_dim": 128,
     "patch": list(PATCH),
     "spacing": list(SPACING),
 }
@@ -109,28 +100,17 @@ def prepare(folder: Path, data: Path) -> str:
     return str(datalist)
 
 
-def arguments(folder: Path, name: str, **overrides: Any) -> dict[str, Any]:
-    configs = [str(BUNDLE / "configs" / file) for file in ("train.json", "store.yaml")]
-    return {
-        "config_file": configs,
-        "bundle_root": str(BUNDLE),
-        "store": str(folder / "store"),
-        "output_dir": str(folder / name),
-        "ckpt_dir": str(folder / name),
-        **TRAINING,
-        **overrides,
-    }
+def places(folder: Path, name: str) -> dict[str, str]:
+    """Where a training reads and writes."""
+    out = str(folder / name)
+    return {"store": str(folder / "store"), "output_dir": out, "ckpt_dir": out}
 
 
 def train(folder: Path, seed: int) -> tuple[Path, float, list[float]]:
     """Pretrain as a user does; checkpoint, seconds, and top-1 accuracy of each epoch."""
     name = f"seed_{seed}"
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps(arguments(folder, name, seed=seed)))
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
-    subprocess.run(command, cwd=folder, check=True)
-    seconds = time.perf_counter() - start
+    settings = {**places(folder, name), **TRAINING, "seed": seed}
+    seconds = run_bundle(BUNDLE, STEMS, folder, **settings)
     points: dict[int, float] = {}
     for path in (folder / name / "tensorboard").iterdir():
         events = EventAccumulator(str(path)).Reload()
@@ -167,7 +147,7 @@ def distances(folder: Path, datalist: str, split: str) -> tuple[list[float], lis
 
 def stages(folder: Path) -> None:
     """Print the share of an iteration that each stage takes, as JSON on the last line."""
-    options = arguments(folder, "stages", **STAGES)
+    options = bundle_arguments(BUNDLE, STEMS, **places(folder, "stages"), **STAGES)
     configs, root = options.pop("config_file"), options.pop("bundle_root")
     workflow = ConfigWorkflow(
         config_file=configs,
@@ -245,7 +225,7 @@ def learning_rows(folder: Path, data: Path, seeds: int) -> tuple[list[Row], dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--stages", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

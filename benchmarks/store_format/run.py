@@ -265,10 +265,11 @@ def run_engines(folder: Path, options: argparse.Namespace) -> dict[str, Result]:
 
 
 def main() -> None:
-    from benchmarks.reporting import Row, report  # imports torch
+    from benchmarks.bundles import DATA
+from benchmarks.reporting import Row, report  # imports torch
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--folder", type=Path, help="on a disk; default: a temporary folder")
     parser.add_argument("--seconds", type=float, default=0.6, help="of each measurement")
     parser.add_argument("--zarr-python", default=sys.executable, help="interpreter that has Zarr")

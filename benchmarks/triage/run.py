@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.bundles import run_bundle
 from benchmarks.reporting import Row, report
 from monai.transforms import (
     Compose,
@@ -45,8 +46,7 @@ from ctfm.evaluation import evaluate, predictions_of, read_calibration
 from ctfm.phantoms import draw_head, save_phantom
 from ctfm.triage import HuWindowsd, LoadHeadd, StackWindowsd
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "ct_fm_head_ct_triage"
+BUNDLE = "ct_fm_head_ct_triage"
 COUNTS = {"training": 120, "validation": 40, "test": 40}
 DRAWN = (3.0, 3.0, 4.0)
 NARROW = {
@@ -85,18 +85,6 @@ def draw(folder: Path) -> None:
     (folder / "datalist.json").write_text(json.dumps(rows))
 
 
-def run(stems: list[str], folder: Path, **overrides: Any) -> float:
-    """Run stacked configs as a user does; wall seconds."""
-    configs = [str(next((BUNDLE / "configs").glob(f"{stem}.*"))) for stem in stems]
-    arguments = {"config_file": configs, "bundle_root": str(BUNDLE), **overrides}
-    file = folder / "arguments.json"
-    file.write_text(json.dumps(arguments))
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(file)]
-    subprocess.run(command, cwd=folder, check=True)
-    return time.perf_counter() - start
-
-
 def learn(folder: Path) -> list[Row]:
     """Train, calibrate, evaluate."""
     draw(folder)
@@ -108,8 +96,8 @@ def learn(folder: Path) -> list[Row]:
         **NARROW,
         **TRAINING,
     }
-    seconds = run(["train", "channels", "from_scratch"], folder, **options)
-    run(["train", "channels", "evaluate"], folder, **options)
+    seconds = run_bundle(BUNDLE, ["train", "channels", "from_scratch"], folder, **options)
+    run_bundle(BUNDLE, ["train", "channels", "evaluate"], folder, **options)
     with (folder / "out" / "predictions.csv").open() as file:
         table = list(csv.DictReader(file))
     labels = [int(row["label"]) for row in table]
