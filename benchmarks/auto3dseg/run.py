@@ -31,8 +31,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import yaml
-from benchmarks.reporting import Row, report
 
+from benchmarks.reporting import Row, report
 from ctfm.evaluation import segmentation_scores
 from ctfm.phantoms import write_dataset
 

@@ -24,10 +24,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmarks.reporting import Row, report
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks.reporting import Row, report
 from ctfm.contract import PRETRAINING
 from ctfm.training import IntraSampleNTXentLoss
 

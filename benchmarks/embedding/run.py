@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.reporting import Row, report
 from monai.inferers import SlidingWindowSplitter
 from monai.transforms import (
     Compose,
@@ -35,6 +34,7 @@ from monai.transforms import (
 )
 from torch.utils.data import DataLoader, IterableDataset
 
+from benchmarks.reporting import Row, report
 from ctfm.contract import SEGRESNET
 from ctfm.embedding import Embedder, make_recipe
 from ctfm.networks import PooledEncoder

@@ -22,8 +22,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from benchmarks.bundles import DATA, run_bundle
-from benchmarks.reporting import Row, report
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -33,6 +31,8 @@ from nibabel.orientations import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.bundles import DATA, run_bundle
+from benchmarks.reporting import Row, report
 from ctfm.contract import class_group
 
 BUNDLE = "ct_fm_whole_body_segmentation"

@@ -17,11 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmarks.inference.recipe import file_to_labels
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SegResNetDS
 from torch import Tensor, nn
 
+from benchmarks.inference.recipe import file_to_labels
 from ctfm.inference import LabelMapInferer
 
 CLASSES = 118

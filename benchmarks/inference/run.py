@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from benchmarks.inference.recipe import write_scan, write_weights
 from benchmarks.reporting import Row, report
 

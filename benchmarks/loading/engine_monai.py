@@ -10,17 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.loading.measuring import (
-    BATCH,
-    CLASSES,
-    PATCH,
-    VIEWS,
-    Result,
-    Settings,
-    main,
-    measure,
-    whole_body_transforms,
-)
 from monai.data import DataLoader, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import (
@@ -48,6 +37,17 @@ from monai.transforms import (
 )
 from torch.utils.data import RandomSampler
 
+from benchmarks.loading.measuring import (
+    BATCH,
+    CLASSES,
+    PATCH,
+    VIEWS,
+    Result,
+    Settings,
+    main,
+    measure,
+    whole_body_transforms,
+)
 from ctfm.contract import HU_WINDOW, PRETRAINING, WHOLE_BODY
 
 BOTH = ["image", "label"]

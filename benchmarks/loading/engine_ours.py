@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import RandFlipd, RandGaussianSmoothd, RandHistogramShiftd, Resized
+from torch.utils.data import DataLoader
+
 from benchmarks.loading.measuring import (
     BATCH,
     CLASSES,
@@ -23,9 +26,6 @@ from benchmarks.loading.measuring import (
     measure,
     whole_body_transforms,
 )
-from monai.transforms import RandFlipd, RandGaussianSmoothd, RandHistogramShiftd, Resized
-from torch.utils.data import DataLoader
-
 from ctfm.contract import PRETRAINING
 from ctfm.loading import (
     Augmentation,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks.loading.measuring import (
     BATCH,
     CLASSES,
@@ -34,7 +35,6 @@ from benchmarks.loading.measuring import (
     measure,
 )
 from benchmarks.loading.scans import oriented, uncompressed
-
 from ctfm.contract import PRETRAINING, WHOLE_BODY
 
 #: TorchIO's patches from a volume that has been read and augmented, and volumes in its queue.

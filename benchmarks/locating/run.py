@@ -25,11 +25,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from benchmarks.reporting import Row, report
 from monai.data import MetaTensor
 from scipy import ndimage
 from torch.nn import functional
 
+from benchmarks.reporting import Row, report
 from ctfm.datalists import read_datalist
 from ctfm.embedding import Embedder, cut_window, encoder_from, make_recipe
 from ctfm.networks import PooledEncoder

@@ -25,11 +25,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
+
 from benchmarks.bundles import DATA, NARROW_PRETRAINING, run_bundle
 from benchmarks.locating.run import altered
 from benchmarks.reporting import Row, report
-from scipy import ndimage
-
 from ctfm.contract import TOTALSEGMENTATOR_V2
 from ctfm.loading import build_store
 from ctfm.phantoms import draw_torso, save_phantom

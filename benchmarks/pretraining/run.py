@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-from benchmarks.bundles import DATA, NARROW_PRETRAINING, bundle_arguments, run_bundle
-from benchmarks.reporting import Row, report
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.bundles import DATA, NARROW_PRETRAINING, bundle_arguments, run_bundle
+from benchmarks.reporting import Row, report
 from ctfm.loading import build_store
 from ctfm.phantoms import draw_torso, save_phantom
 from ctfm.protocols import rank_checkpoints

@@ -10,13 +10,13 @@ backward pass, with and without checkpointed activations. Workspaces of convolut
 from __future__ import annotations
 
 import torch
-from benchmarks.reporting import Row, report
 from monai.networks.nets import FullyConnectedNet
 from monai.networks.nets.segresnet_ds import SegResEncoder
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.reporting import Row, report
 from ctfm.contract import ENCODER, PRETRAINING
 from ctfm.networks import ContrastiveNetwork
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from benchmarks.reporting import Row, report
 
+from benchmarks.reporting import Row, report
 from ctfm.search import Index, Searcher
 
 DIMENSION, K, QUERIES = 512, 10, 60

@@ -32,9 +32,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmarks.loading.scans import make_pretraining_scan, make_training_set, missing
 from numpy.typing import NDArray
 
+from benchmarks.bundles import DATA
+from benchmarks.loading.scans import make_pretraining_scan, make_training_set, missing
 from ctfm.contract import PRETRAINING, WHOLE_BODY
 
 Array = NDArray[Any]
@@ -265,8 +266,7 @@ def run_engines(folder: Path, options: argparse.Namespace) -> dict[str, Result]:
 
 
 def main() -> None:
-    from benchmarks.bundles import DATA
-from benchmarks.reporting import Row, report  # imports torch
+    from benchmarks.reporting import Row, report  # imports torch
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=DATA)

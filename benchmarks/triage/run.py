@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.bundles import run_bundle
-from benchmarks.reporting import Row, report
 from monai.transforms import (
     Compose,
     ConcatItemsd,
@@ -41,6 +39,8 @@ from monai.transforms import (
     Spacingd,
 )
 
+from benchmarks.bundles import run_bundle
+from benchmarks.reporting import Row, report
 from ctfm.contract import HEAD_CT_TRIAGE as TASK
 from ctfm.evaluation import evaluate, predictions_of, read_calibration
 from ctfm.phantoms import draw_head, save_phantom
