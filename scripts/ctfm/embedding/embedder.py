@@ -21,10 +21,9 @@ from ctfm.imaging.grids import world
 from ctfm.inference.inferers.autocast import AutocastInferer
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.weights.audit import fingerprint
-from ctfm.weights.layouts import Architecture
-from ctfm.weights.loading import read_encoder
+from ctfm.weights.encoders import encoder_from
 
-__all__ = ["Embedder", "encoder_from"]
+__all__ = ["Embedder"]
 
 
 #: Voxels by which places are off that lie between two windows, for all that is rounded before.
@@ -254,25 +253,3 @@ def _usable(device: str | torch.device) -> torch.device:
         raise UserError(
             f"device is {device}: it cannot be used here ({reason}): give cpu or cuda:0, or none"
         ) from error
-
-
-def encoder_from(checkpoint: str) -> PooledEncoder:
-    """An encoder of the width and depth that a checkpoint has, with its weights.
-
-    Raises:
-        UserError: the checkpoint holds no encoder for three dimensions and one channel.
-    """
-    tensors = read_encoder(checkpoint).tensors
-    architecture = Architecture.of(tensors)
-    assert architecture is not None  # read_encoder has seen to it
-    if (architecture.spatial_dims, architecture.in_channels) != (3, 1):
-        raise UserError(f"{checkpoint} is {architecture}: CT has three dimensions and one channel")
-    network = PooledEncoder(
-        spatial_dims=3,
-        in_channels=1,
-        init_filters=architecture.init_filters,
-        blocks_down=architecture.blocks_down,
-    )
-    network.load_state_dict(tensors)
-    network.eval()
-    return network

@@ -1,4 +1,4 @@
-"""Labelled scans as the probe sees them: a volume, its windows, and where the organs lie."""
+"""Labelled scans as a search of organs sees them: volume, windows, and where the organs lie."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.grids import world
 from ctfm.imaging.transforms import LoadScand
 
-__all__ = ["Case", "load_cases", "scan_name"]
-
-Row = Mapping[str, Any]
+__all__ = ["OrganCase", "load_cases", "scan_name"]
 
 
 @dataclass(frozen=True)
-class Case:
+class OrganCase:
     """A scan with what its labels say of its windows.
 
     A window stands for the voxel ``start + patch // 2``, as in the published search.
@@ -66,14 +64,14 @@ class Case:
 
 
 def load_cases(
-    rows: Sequence[Row],
+    rows: Sequence[Mapping[str, Any]],
     base_dir: str,
     class_ids: Sequence[int] | None,
     spacing: Sequence[float],
     patch: Sequence[int],
     overlap: float,
     input_check: str = "error",
-) -> list[Case]:
+) -> list[OrganCase]:
     """Read labelled scans.
 
     Args:
@@ -124,7 +122,7 @@ def _check_grids(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _load(row: Row, steps: Compose) -> dict[str, Any]:
+def _load(row: Mapping[str, Any], steps: Compose) -> dict[str, Any]:
     try:
         return dict(steps({key: row[key] for key in ("image", "label")}))
     except RuntimeError as error:  # MONAI wraps what a transform raises
@@ -146,7 +144,7 @@ def _case(
     loaded: Mapping[str, Any],
     class_ids: Sequence[int] | None,
     windows: tuple[tuple[int, ...], float],
-) -> Case:
+) -> OrganCase:
     image, affine = loaded["image"], loaded["image"].affine.numpy()
     labels = loaded["label"][0].as_tensor().round().int().numpy()
     grid = WindowGrid(tuple(image.shape[1:]), *windows)
@@ -154,7 +152,7 @@ def _case(
     centroids = _centroids(labels, class_ids)
     nearest = {i: np.rint(voxel).astype(int) for i, voxel in centroids.items()}
     points = grid.starts() + half
-    return Case(
+    return OrganCase(
         name=name,
         image=image.as_tensor(),
         grid=grid,

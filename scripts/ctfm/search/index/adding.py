@@ -16,7 +16,7 @@ from ctfm.base.optional import require
 from ctfm.base.options import is_on
 from ctfm.base.sharding import Shard, find_shard
 from ctfm.embedding.table import DESCRIPTION, TABLE
-from ctfm.search.index.index import PURPOSE, RESERVED, Index
+from ctfm.search.index.index import PURPOSE, RESERVED, Index, quoted
 from ctfm.search.index.retrying import patiently
 
 __all__ = ["EXACT_ROWS", "add_embeddings"]
@@ -185,7 +185,7 @@ def _check_known(index: Index, batch: Any) -> None:
     scans = [i for i, kind in enumerate(batch["kind"].to_pylist()) if kind == "scan"]
     wanted = batch.take(scans)
     keys = wanted["key"].to_pylist()
-    listed = ", ".join(f"'{_quoted(key)}'" for key in keys)
+    listed = ", ".join(f"'{quoted(key)}'" for key in keys)
     there = index.rows(["key", "embedding"], f"key IN ({listed})") if keys else None
     if there is None or there.num_rows == 0:
         return
@@ -265,7 +265,3 @@ def _missing(index: Index, extra: Mapping[str, Any]) -> int:
     """Scans of the CSV that are not in the index."""
     known = index.rows(["scan"], "kind = 'scan'")["scan"].to_pylist() if extra else []
     return len(extra.keys() - {*known})
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -14,7 +14,7 @@ from ctfm.base.files import atomic_path
 from ctfm.base.optional import require
 from ctfm.search.index.retrying import patiently
 
-__all__ = ["ANN_INDEX", "LEAST_ROWS", "RESERVED", "Index", "ann_parameters"]
+__all__ = ["ANN_INDEX", "LEAST_ROWS", "RESERVED", "Index", "ann_parameters", "quoted"]
 
 TABLE = "embeddings"
 DESCRIPTION = "index.json"
@@ -186,6 +186,11 @@ def ann_parameters(rows: int, dimension: int) -> dict[str, Any]:
         "num_sub_vectors": max(1, dimension // 16),
         "sample_rate": 32,
     }
+
+
+def quoted(text: str) -> str:
+    """A text as it stands between the quotes of a SQL condition."""
+    return text.replace("'", "''")
 
 
 def _schema(dimension: int) -> Any:
