@@ -77,7 +77,7 @@ class Protocols:
         print(call(run_stability, checkpoints, str(pairs), **options))
 
     def saliency(self, *checkpoints: Any, **options: Any) -> None:
-        """Cover parts of patches around organs: does the embedding hang on the organ?
+        """Cover parts of patches around organs: does the embedding depend on the organ?
 
         With --data, a datalist (JSON) of scans with labels: all organs. With --scan, one place of
         one scan: --point x,y,z (mm, RAS+), --voxel i,j,k, or --organ NAME with --labels FILE.

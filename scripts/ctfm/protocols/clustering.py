@@ -26,6 +26,7 @@ from ctfm.protocols.options import (
 )
 from ctfm.protocols.patches import EmbeddedPatches, embed_patches
 from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
+from ctfm.protocols.ranking import unit_rows
 
 __all__ = ["run_clustering"]
 
@@ -108,8 +109,7 @@ def _compare(
     patches: EmbeddedPatches, encoder: str, bootstrap: BootstrapOptions
 ) -> tuple[dict[str, Estimate], dict[str, Array]]:
     """Figures of one encoder, and of each patch its clusters and its place on the map."""
-    vectors = patches.embeddings[encoder].astype(np.float64)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = unit_rows(patches.embeddings[encoder].astype(np.float64))
     organs, scans, seed = patches.class_ids, patches.scans, bootstrap.seed
     resamples = bootstrap.resamples
     clusters = _cluster(vectors, len(np.unique(organs)), seed)

@@ -1,4 +1,4 @@
-"""Saliency: does the embedding of a patch around an organ hang on the organ, or on what is near?"""
+"""Saliency: does the embedding of a patch depend on its organ, or on what is near?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROTOCOL = (
 )
 INSIDE, VOLUME, FOCUS = "saliency in the organ", "patch in the organ", "saliency / volume"
 REMARK = (
-    f"{FOCUS}: 1 where an embedding hangs on the organ as on anything else; scans are resampled"
+    f"{FOCUS}: 1 where an embedding depends on the organ as on anything else; scans are resampled"
 )
 
 
@@ -188,7 +188,7 @@ def _row(number: int, scan: str, encoder: str, patch: SalientPatch, heat: Array)
 def _estimate(
     rows: Sequence[Mapping[str, Any]], encoder: str, scans: int, bootstrap: BootstrapOptions
 ) -> dict[str, Estimate]:
-    """Averages over organs; those of one scan hang together."""
+    """Averages over organs; those of one scan are not independent."""
     mine = [row for row in rows if row["encoder"] == encoder and not np.isnan(row[VOLUME])]
     numbers = np.array([row["n"] for row in mine], dtype=int)
     count = np.bincount(numbers, minlength=scans).tolist()

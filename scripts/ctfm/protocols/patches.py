@@ -105,7 +105,7 @@ def embed_patches(
         outside += len(case.outside) if places == "organs" else 0
         if len(ids):
             found = [one.embed(case.image, starts) for one in embedders.values()]
-            points = case.places(starts)
+            points = case.locations(starts)
             parts.append((np.full(len(ids), number), ids, points, *found))
     if not parts:
         raise UserError(f"the labels of {len(names)} scans show none of the classes")

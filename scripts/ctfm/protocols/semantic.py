@@ -50,7 +50,7 @@ def run_semantic(
 ) -> str:
     """Search every organ of each scan in each other one, as published for the heart.
 
-    Answers that were asked from one scan hang together, so whole scans are resampled.
+    Answers that were asked from one scan are not independent, so whole scans are resampled.
 
     Args:
         checkpoints: encoders: files, patterns, folders or repository ids.

@@ -20,6 +20,7 @@ from ctfm.protocols.descriptors import describe_scans, spell_changed
 from ctfm.protocols.distributions import draw_distributions
 from ctfm.protocols.options import BootstrapOptions, EncoderOptions, ReadingOptions
 from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
+from ctfm.protocols.ranking import unit_rows
 from ctfm.protocols.reliability import intraclass_correlation
 
 __all__ = ["run_stability"]
@@ -161,17 +162,17 @@ def _estimate(
     bootstrap: BootstrapOptions,
 ) -> dict[str, Estimate]:
     subjects = list(dict.fromkeys(pairs.subjects))
-    places = np.array([subjects.index(name) for name in pairs.subjects])
+    numbers = np.array([subjects.index(name) for name in pairs.subjects])
 
     def weighted(statistic: Any) -> Estimate:
         def of_subjects(weights: Array) -> Any:  # (R, subjects) -> (R, pairs)
-            return statistic(weights[:, places])
+            return statistic(weights[:, numbers])
 
         return estimate_weighted(of_subjects, len(subjects), bootstrap.seed, bootstrap.resamples)
 
     first = _unit(descriptors, pairs.first)
     partner = _unit(descriptors, pairs.second) if pairs.second else first
-    cross, apart = 1 - first @ partner.T, places[:, None] != places[None]
+    cross, apart = 1 - first @ partner.T, numbers[:, None] != numbers[None]
     between = partial(_mean_between, cross, apart)
     found = {BETWEEN: weighted(between)}
     for kind, values in distances.items():
@@ -216,9 +217,7 @@ def _identified(first: Array, second: Array, apart: Array) -> Array:
 
 
 def _unit(descriptors: Mapping[str, Array], names: Sequence[str]) -> Array:
-    vectors = np.stack([descriptors[name] for name in names]).astype(float)
-    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
+    return unit_rows(np.stack([descriptors[name] for name in names]).astype(float))
 
 
 def _rows(distances: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:

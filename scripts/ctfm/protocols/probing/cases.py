@@ -58,7 +58,7 @@ class OrganCase:
     outside: frozenset[int]
     affine: Array
 
-    def places(self, starts: Array) -> Array:
+    def locations(self, starts: Array) -> Array:
         """Where windows stand, by their first voxels (N, 3), in mm, (N, 3)."""
         return world(self.affine, starts + np.asarray(self.grid.patch) // 2)
 
@@ -169,9 +169,9 @@ def _centroids(labels: Array, class_ids: Sequence[int] | None) -> dict[int, Arra
     """Centre of mass of each class that is there, in voxels."""
     flat = np.flatnonzero(labels)
     ids = labels.reshape(-1)[flat]
-    places = np.unravel_index(flat, labels.shape)
+    voxels = np.unravel_index(flat, labels.shape)
     counts = np.bincount(ids)
-    sums = np.stack([np.bincount(ids, weights=axis, minlength=len(counts)) for axis in places])
+    sums = np.stack([np.bincount(ids, weights=axis, minlength=len(counts)) for axis in voxels])
     found = np.flatnonzero(counts)
     wanted = found if class_ids is None else [i for i in class_ids if i in found]
     return {int(i): sums[:, i] / counts[i] for i in wanted}

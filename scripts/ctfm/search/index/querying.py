@@ -16,7 +16,7 @@ from ctfm.base.types import Array
 from ctfm.imaging.grids import world
 from ctfm.imaging.scans import find_scans
 from ctfm.pictures.sheet import Tile, draw_sheet
-from ctfm.search.index.index import Index, quoted
+from ctfm.search.index.index import AXES, Index, quoted
 from ctfm.search.index.searching import Hit, Searcher, load_encoder, merge_hits, open_indexes
 from ctfm.search.locating.locations import PreparedScan, read_prepared, triple
 from ctfm.search.options import PointOptions, SearchEncoder
@@ -128,7 +128,7 @@ def _write(folder: Path, hits: Sequence[Hit], query: str, point: Array | None) -
         {
             "scan": hit.scan,
             "similarity": hit.similarity,
-            **dict(zip(("x_mm", "y_mm", "z_mm"), hit.point_mm or (None,) * 3, strict=True)),
+            **dict(zip(AXES, hit.point_mm or (None,) * 3, strict=True)),
             **hit.metadata,
         }
         for hit in hits

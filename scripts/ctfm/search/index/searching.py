@@ -15,7 +15,7 @@ from ctfm.base.optional import require
 from ctfm.base.types import Array
 from ctfm.embedding.embedder import Embedder
 from ctfm.search.index.adding import EXACT_ROWS
-from ctfm.search.index.index import PURPOSE, Index
+from ctfm.search.index.index import AXES, PURPOSE, Index
 from ctfm.search.options import SearchEncoder
 
 __all__ = ["Hit", "Searcher", "load_encoder", "merge_hits", "open_indexes"]
@@ -25,7 +25,6 @@ __all__ = ["Hit", "Searcher", "load_encoder", "merge_hits", "open_indexes"]
 REFINE = 50
 #: Lists of it that are looked through.
 PROBES = 32
-AXES = ("x_mm", "y_mm", "z_mm")
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,10 @@ class Searcher:
         return [self._hit(row, 1 - row["_distance"]) for row in rows]
 
     def _hit(self, row: Mapping[str, Any], similarity: float) -> Hit:
-        place = None if row["x_mm"] is None else (row["x_mm"], row["y_mm"], row["z_mm"])
+        x, y, z = (row[axis] for axis in AXES)
+        point = None if x is None else (x, y, z)
         return Hit(
-            similarity, row["scan"], place, {name: row[name] for name in self.index.metadata}
+            similarity, row["scan"], point, {name: row[name] for name in self.index.metadata}
         )
 
 

@@ -115,35 +115,35 @@ def locate(
     """
     embedder = encoder.load(windows)
     seen = read_prepared(embedder, query, labels_query, encoder.input_check)
-    place = find_location(seen, location)
+    sought = find_location(seen, location)
     searched = read_prepared(embedder, target, labels_target, encoder.input_check)
     start = time.perf_counter()
     share = None if exhaustive else work
-    similarities = _search(embedder, seen, place, searched, share, encoder.progress)
+    similarities = _search(embedder, seen, sought, searched, share, encoder.progress)
     seconds = time.perf_counter() - start
     document = {
-        "query": _described(seen, place.point),
+        "query": _described(seen, sought.point),
         **_answers(searched, similarities),
-        "organ": _judged(searched, place, similarities),
+        "organ": _judged(searched, sought, similarities),
         "windows": _counted(similarities),
         "seconds": round(seconds, 3),
         "recipe": embedder.recipe,
         "encoder_sha256": embedder.fingerprint,
         "ctfm_version": __version__,
     }
-    _write(Path(out).expanduser(), document, (seen, searched), similarities, place)
+    _write(Path(out).expanduser(), document, (seen, searched), similarities, sought)
     return _told(document, out)
 
 
 def _search(
     embedder: Embedder,
     seen: PreparedScan,
-    place: Location,
+    location: Location,
     searched: PreparedScan,
     work: float | None,
     progress: bool,
 ) -> SimilarityMap:
-    corner = embedder.starts_at(seen.image, place.point[None])[0]
+    corner = embedder.starts_at(seen.image, location.point[None])[0]
     patch = cut_window(seen.image.as_tensor(), corner, embedder.patch)
     similarity = WindowSimilarity.of(embedder, patch, searched.image, progress)
     grid = embedder.grid(searched.image)
@@ -161,28 +161,28 @@ def _described(scan: PreparedScan, point: Array) -> Record:
 
 
 def _answers(scan: PreparedScan, similarities: SimilarityMap) -> Record:
-    """The answer, and the best places that are none of its neighbours."""
+    """The answer, and the best locations that are none of its neighbours."""
     affine, half = scan.image.affine.numpy(), np.asarray(similarities.grid.patch) // 2
-    places = [
+    locations = [
         {**_described(scan, world(affine, (start + half)[None])[0]), "similarity": round(cosine, 5)}
         for start, cosine in similarities.best(APART, 1 + OTHERS)
     ]
-    return {"answer": places[0], "others": places[1:]}
+    return {"answer": locations[0], "others": locations[1:]}
 
 
-def _judged(scan: PreparedScan, place: Location, similarities: SimilarityMap) -> Record | None:
+def _judged(scan: PreparedScan, location: Location, similarities: SimilarityMap) -> Record | None:
     """How far the answer is from the organ that was meant; None: that is not known."""
-    if scan.labels is None or place.organ is None:
+    if scan.labels is None or location.organ is None:
         return None
-    centre = scan.centroid(place.organ)
+    centre = scan.centroid(location.organ)
     answer = _answers(scan, similarities)["answer"]
     known = centre is not None
     return {
-        "class_id": place.organ,
-        "name": TOTALSEGMENTATOR_V2.get(place.organ, f"class {place.organ}"),
+        "class_id": location.organ,
+        "name": TOTALSEGMENTATOR_V2.get(location.organ, f"class {location.organ}"),
         "centroid_mm": [round(float(mm), 2) for mm in centre] if centre is not None else None,
         "distance_mm": round(float(norm(centre - answer["point_mm"])), 2) if known else None,
-        "inside": scan.label_at(np.array(answer["voxel"])) == place.organ if known else None,
+        "inside": scan.label_at(np.array(answer["voxel"])) == location.organ if known else None,
     }
 
 
@@ -201,7 +201,7 @@ def _write(
     document: Record,
     scans: tuple[PreparedScan, PreparedScan],
     similarities: SimilarityMap,
-    place: Location,
+    location: Location,
 ) -> None:
     seen, searched = scans
     heat = heat_map(similarities, searched)
@@ -211,7 +211,7 @@ def _write(
     box = tuple(voxels * mm for voxels, mm in sides)
     views = [
         View(Path(scan.path).name, scan.stored[0].numpy(), scan.affine, _inside(scan, voxel), box,
-             warm, None if scan.labels is None else scan.labels == place.organ)
+             warm, None if scan.labels is None else scan.labels == location.organ)
         for scan, voxel, warm in ((seen, told["voxel"], None), (searched, answer["voxel"], heat))
     ]  # fmt: skip
     captions = f"looked for: {_spelled(told)}", _caption(document)
@@ -226,9 +226,9 @@ def _inside(scan: PreparedScan, voxel: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.clip(voxel, 0, last))
 
 
-def _spelled(place: Record) -> str:
-    point = ", ".join(f"{mm:.1f}" for mm in place["point_mm"])
-    return f"{point} mm (voxel {', '.join(map(str, place['voxel']))})"
+def _spelled(location: Record) -> str:
+    point = ", ".join(f"{mm:.1f}" for mm in location["point_mm"])
+    return f"{point} mm (voxel {', '.join(map(str, location['voxel']))})"
 
 
 def _caption(document: Record) -> str:
