@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
 from torch import Tensor
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.embedding.inferer import WindowEmbedder, embed_windows
-from ctfm.embedding.inputs import preprocessing
+from ctfm.embedding.inputs import apply_steps, preprocessing
 from ctfm.embedding.recipes import POOLINGS, check_recipe, check_windows
 from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.grids import world
@@ -106,7 +105,9 @@ class Embedder:
         Raises:
             UserError: it cannot be read, is no CT (with "error"), or shows nothing above 0 HU.
         """
-        return self._seen({"image": path}, preprocessing(self.recipe, input_check))
+        steps = preprocessing(self.recipe, input_check)
+        image: MetaTensor = apply_steps(steps, {"image": path}, path)["image"]
+        return image
 
     def prepare(self, scan: MetaTensor) -> MetaTensor:
         """What `read` returns, of a scan that was read and checked already.
@@ -117,17 +118,9 @@ class Embedder:
         Raises:
             UserError: it shows nothing above 0 HU.
         """
-        return self._seen({"image": scan}, preprocessing(self.recipe, None))
-
-    def _seen(self, row: dict[str, Any], steps: Compose) -> MetaTensor:
-        try:
-            image: MetaTensor = steps(row)["image"]
-        except RuntimeError as error:  # MONAI wraps what a transform raises
-            if not isinstance(error.__cause__, UserError):
-                raise
-            scan, text = row["image"], str(error.__cause__)
-            path = scan if isinstance(scan, str) else str(scan.meta["filename_or_obj"])
-            raise UserError(text if text.startswith(path) else f"{path}: {text}") from error
+        path = str(scan.meta.get("filename_or_obj", ""))
+        steps = preprocessing(self.recipe, None)
+        image: MetaTensor = apply_steps(steps, {"image": scan}, path)["image"]
         return image
 
     def grid(self, image: MetaTensor) -> WindowGrid:

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_samples
 
 from ctfm.base.types import Array
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import class_name
 from ctfm.embedding.options import PatchOptions
 from ctfm.evaluation.intervals import Estimate, estimate_ratio, estimate_weighted
 from ctfm.protocols.agreement import adjusted_rand_index, mutual_information, tables_by_scan
@@ -96,7 +96,7 @@ def run_clustering(
     metrics = estimate_rows(estimates, "encoder", "metric")
     write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
     write_csv(folder / "points.csv", _rows(embedded, points))
-    organs = np.array([_name(i) for i in embedded.class_ids])
+    organs = np.array([class_name(int(i)) for i in embedded.class_ids])
     draw_maps({name: each["map"] for name, each in points.items()}, organs, folder / "clusters.png")
     counts = (
         f"{len(embedded.scans)} patches of {len(set(organs))} organs in {len(scans.rows)} scans"
@@ -157,7 +157,7 @@ def _rows(
     return [
         {
             "encoder": encoder, "scan": patches.names[patches.scans[i]],
-            "class_id": int(patches.class_ids[i]), "organ": _name(patches.class_ids[i]),
+            "class_id": int(patches.class_ids[i]), "organ": class_name(int(patches.class_ids[i])),
             **{f"{axis}_mm": float(mm)
                for axis, mm in zip("xyz", patches.points[i], strict=True)},
             "k_means": int(each["k-means"][i]), "hdbscan": int(each["HDBSCAN"][i]),
@@ -167,7 +167,3 @@ def _rows(
         for encoder, each in points.items()
         for i in range(len(patches.scans))
     ]  # fmt: skip
-
-
-def _name(class_id: Any) -> str:
-    return TOTALSEGMENTATOR_V2.get(int(class_id), f"class {int(class_id)}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.windows import cut_window
 from ctfm.search.locating.heat import moved
@@ -92,7 +92,7 @@ def _cut(
     if class_id is not None and scan.labels is not None:
         mask = moved(scan.labels == class_id, scan.affine, affine, embedder.patch, 0) > 0
     image = cut_window(scan.image.as_tensor(), start.tolist(), embedder.patch)
-    what = _spell(point) if class_id is None else _name(class_id)
+    what = _spell(point) if class_id is None else class_name(class_id)
     return SalientPatch(
         what, class_id, image, mask if mask is not None and mask.any() else None, affine
     )
@@ -100,7 +100,3 @@ def _cut(
 
 def _spell(point: Array) -> str:
     return ", ".join(f"{mm:.1f}" for mm in point) + " mm"
-
-
-def _name(class_id: int) -> str:
-    return TOTALSEGMENTATOR_V2.get(class_id, f"class {class_id}")

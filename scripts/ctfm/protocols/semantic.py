@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import class_name
 from ctfm.embedding.options import WindowOptions
 from ctfm.evaluation.intervals import Estimate, estimate_ratio
 from ctfm.protocols.estimate_plot import draw_estimates
@@ -94,7 +94,7 @@ def _by_class(
     """Estimates over all classes, then those of each."""
     ids = sorted({int(i) for i in answers.class_ids})
     chosen = {ALL: np.ones(len(answers.class_ids), dtype=bool)}
-    chosen |= {TOTALSEGMENTATOR_V2.get(i, f"class {i}"): answers.class_ids == i for i in ids}
+    chosen |= {class_name(i): answers.class_ids == i for i in ids}
     scans = int(answers.queries.max()) + 1
     estimates = {}
     for organ, mine in chosen.items():

@@ -21,7 +21,7 @@ from torch import Tensor
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.contract.tasks import AXCODES, HU_WINDOW
-from ctfm.embedding.inputs import soft_tissue
+from ctfm.embedding.inputs import apply_steps, soft_tissue
 from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.grids import world
@@ -91,7 +91,8 @@ def load_cases(
     for row in rows:
         if not isinstance(row.get("label"), str):
             raise UserError(f"{row['image']}: the datalist has no label file for it: give one")
-        loaded = _load(row, steps)
+        files = {key: str(row[key]) for key in ("image", "label")}
+        loaded = apply_steps(steps, files, *files.values())
         name = scan_name(str(row["image"]), base_dir)
         cases.append(_case(name, loaded, class_ids, (tuple(patch), overlap)))
     return cases
@@ -120,17 +121,6 @@ def _check_grids(data: dict[str, Any]) -> dict[str, Any]:
     path = str(label.meta["filename_or_obj"])
     check_label(label, path, tuple(image.shape[1:]), image.affine)
     return data
-
-
-def _load(row: Mapping[str, Any], steps: Compose) -> dict[str, Any]:
-    try:
-        return dict(steps({key: row[key] for key in ("image", "label")}))
-    except RuntimeError as error:  # MONAI wraps what a transform raises
-        if isinstance(error.__cause__, UserError):
-            text = str(error.__cause__)
-            named = text.startswith((row["image"], row["label"]))
-            raise UserError(text if named else f"{row['image']}: {text}") from error
-        raise
 
 
 def scan_name(path: str, base_dir: str) -> str:

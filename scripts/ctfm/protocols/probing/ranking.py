@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctfm.base.errors import UserError
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import class_name
 from ctfm.contract.tasks import ENCODER, SEMANTIC_SEARCH
 from ctfm.embedding.options import WindowOptions
 from ctfm.embedding.windows import WindowGrid
@@ -70,8 +70,8 @@ def rank_checkpoints(
     """
     searches = search_organs(checkpoints, data, labelled, encoders, windows, reading)
     ranking = Ranking.of(
-        [(one, score(answers, TOTALSEGMENTATOR_V2)) for one, answers in searches.answers],
-        {name: score(answers, TOTALSEGMENTATOR_V2) for name, answers in searches.limits.items()},
+        [(one, score(answers)) for one, answers in searches.answers],
+        {name: score(answers) for name, answers in searches.limits.items()},
     )
     write_report(ranking, Path(out), searches.document)
     written = f"written to {out}; {searches.remark}"
@@ -195,6 +195,6 @@ def _remark(cases: Sequence[OrganCase]) -> str:
     text = f"{len(outside)} of {len(queries)} queries are centred outside their organ"
     if not outside:
         return text
-    names = sorted({TOTALSEGMENTATOR_V2.get(i, f"class {i}") for i in outside})
+    names = sorted({class_name(i) for i in outside})
     dots = ", …" if len(names) > SHOWN else ""
     return f"{text}, and count all the same, as published ({', '.join(names[:SHOWN])}{dots})"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ctfm.base.types import Array
+from ctfm.contract.classes import class_name
 from ctfm.protocols.probing.encoders import Candidate
 from ctfm.protocols.probing.search import SearchAnswers
 
@@ -84,18 +85,17 @@ class Ranking:
         )
 
 
-def score(answers: SearchAnswers, names: Mapping[int, str]) -> list[OrganScore]:
+def score(answers: SearchAnswers) -> list[OrganScore]:
     """Scores over all answers, then over those of each class.
 
     Args:
         answers: of one encoder.
-        names: class id -> name.
     """
     whole = _score(answers, np.ones(len(answers.class_ids), dtype=bool), None, "all classes")
     classes = [int(i) for i in np.unique(answers.class_ids)]
     return [
         whole,
-        *(_score(answers, answers.class_ids == i, i, names.get(i, f"class {i}")) for i in classes),
+        *(_score(answers, answers.class_ids == i, i, class_name(i)) for i in classes),
     ]
 
 

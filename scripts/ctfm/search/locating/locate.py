@@ -16,7 +16,7 @@ from ctfm import __version__
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.options import WindowOptions
 from ctfm.embedding.windows import cut_window
@@ -179,7 +179,7 @@ def _judged(scan: PreparedScan, location: Location, similarities: SimilarityMap)
     known = centre is not None
     return {
         "class_id": location.organ,
-        "name": TOTALSEGMENTATOR_V2.get(location.organ, f"class {location.organ}"),
+        "name": class_name(location.organ),
         "centroid_mm": [round(float(mm), 2) for mm in centre] if centre is not None else None,
         "distance_mm": round(float(norm(centre - answer["point_mm"])), 2) if known else None,
         "inside": scan.label_at(np.array(answer["voxel"])) == location.organ if known else None,
