@@ -31,10 +31,11 @@ from torch.nn import functional
 
 from benchmarks.reporting import Row, report
 from ctfm.datalists import read_datalist
-from ctfm.embedding import Embedder, cut_window, encoder_from, make_recipe
+from ctfm.embedding import Embedder, cut_window, make_recipe
 from ctfm.networks import PooledEncoder
-from ctfm.protocols import Case, load_cases
-from ctfm.search import FEW, WORK, Likeness, look_closer, look_everywhere
+from ctfm.protocols import OrganCase, load_cases
+from ctfm.search import FEW, WORK, WindowSimilarity, look_closer, look_everywhere
+from ctfm.weights import encoder_from
 
 #: Turn about the long axis, size and noise of an altered copy.
 DEGREES, SIZE, NOISE_HU, STEP = 6.0, 1.06, 20.0, 1.15
@@ -72,7 +73,7 @@ def altered(row: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
     return written
 
 
-def tables(embedder: Embedder, case: Case) -> dict[str, np.ndarray]:
+def tables(embedder: Embedder, case: OrganCase) -> dict[str, np.ndarray]:
     """Embeddings of all windows and queries, at full and at half resolution, of length one."""
     starts = np.stack([*case.grid.starts(), *case.query_starts.values()])
     found = {}
@@ -90,8 +91,10 @@ def tables(embedder: Embedder, case: Case) -> dict[str, np.ndarray]:
     return found
 
 
-def looked_up(case: Case, table: dict[str, np.ndarray], query: dict[str, np.ndarray]) -> Likeness:
-    """Likeness out of embeddings that were computed before."""
+def looked_up(
+    case: OrganCase, table: dict[str, np.ndarray], query: dict[str, np.ndarray]
+) -> WindowSimilarity:
+    """Similarity out of embeddings that were computed before."""
     counts, step = np.array(case.grid.counts), np.array(case.grid.step)
 
     def cosines(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -101,10 +104,12 @@ def looked_up(case: Case, table: dict[str, np.ndarray], query: dict[str, np.ndar
 
         return look
 
-    return Likeness(full=cosines("full"), half=cosines("half"))
+    return WindowSimilarity(full=cosines("full"), half=cosines("half"))
 
 
-def compare(embedder: Embedder, cases: Sequence[Case], pairs: Sequence[tuple[int, int]]) -> Any:
+def compare(
+    embedder: Embedder, cases: Sequence[OrganCase], pairs: Sequence[tuple[int, int]]
+) -> Any:
     """One row a search and share of work: how far apart the answers are, and from the organ."""
     embedded = [tables(embedder, case) for case in cases]
     rows = []
@@ -115,18 +120,20 @@ def compare(embedder: Embedder, cases: Sequence[Case], pairs: Sequence[tuple[int
         for class_id in (i for i in ids if i in case.centroids):
             place = len(cases[query].grid.starts()) + ids.index(class_id)
             wanted = {name: table[place] for name, table in embedded[query].items()}
-            likeness = looked_up(case, embedded[target], wanted)
-            rows += _searches(case, likeness, case.centroids[class_id])
+            similarity = looked_up(case, embedded[target], wanted)
+            rows += _searches(case, similarity, case.centroids[class_id])
     return rows
 
 
-def _searches(case: Case, likeness: Likeness, organ: np.ndarray) -> list[dict[str, float]]:
-    everywhere = look_everywhere(likeness, case.grid)
-    first, best = everywhere.places(1, 1)[0]
+def _searches(
+    case: OrganCase, similarity: WindowSimilarity, organ: np.ndarray
+) -> list[dict[str, float]]:
+    everywhere = look_everywhere(similarity, case.grid)
+    first, best = everywhere.best(1, 1)[0]
     rows = []
     for work in WORKS:
-        closer = look_closer(likeness, case.grid, work)
-        second, cosine = closer.places(1, 1)[0]
+        closer = look_closer(similarity, case.grid, work)
+        second, cosine = closer.best(1, 1)[0]
         rows.append(
             {
                 "work": work,
@@ -141,12 +148,12 @@ def _searches(case: Case, likeness: Likeness, organ: np.ndarray) -> list[dict[st
     return rows
 
 
-def _point(case: Case, start: np.ndarray) -> np.ndarray:
+def _point(case: OrganCase, start: np.ndarray) -> np.ndarray:
     row = np.flatnonzero((case.grid.starts() == start).all(axis=1))[0]
     return np.asarray(case.points[row])
 
 
-def seconds(embedder: Embedder, cases: Sequence[Case]) -> tuple[float, float]:
+def seconds(embedder: Embedder, cases: Sequence[OrganCase]) -> tuple[float, float]:
     """Medians of searches as the command makes them: of all windows, and of few."""
     times: list[list[float]] = [[], []]
     for number in range(TIMED):
@@ -154,10 +161,10 @@ def seconds(embedder: Embedder, cases: Sequence[Case]) -> tuple[float, float]:
         query, target = large[number % len(large)], large[(number + 1) % len(large)]
         start = list(query.query_starts.values())[number]
         patch = cut_window(query.image, start, embedder.patch)
-        likeness = Likeness.of(embedder, patch, MetaTensor(target.image))
+        similarity = WindowSimilarity.of(embedder, patch, MetaTensor(target.image))
         for side, look in enumerate((look_everywhere, look_closer)):
             began = time.perf_counter()
-            look(likeness, target.grid)
+            look(similarity, target.grid)
             times[side].append(time.perf_counter() - began)
     return float(np.median(times[0])), float(np.median(times[1]))
 

@@ -34,11 +34,10 @@ from ctfm.contract import TOTALSEGMENTATOR_V2
 from ctfm.loading import build_store
 from ctfm.phantoms import draw_torso, save_phantom
 from ctfm.protocols import (
-    Answers,
+    SearchAnswers,
     best_window,
     find_candidates,
     load_cases,
-    make_settings,
     random_candidates,
     search,
 )
@@ -50,7 +49,7 @@ SCANS = {
 ORGANS = ("liver", "kidney_right", "kidney_left", "vertebrae_L1")
 #: The abdomen has 30 slices; a patch of 32 would leave one window along it.
 SPACING, PATCH = (3.0, 3.0, 3.0), (16, 32, 32)
-PHANTOMS = range(2)
+PHANTOMS, BATCH_SIZE = range(2), 16
 #: Largest displacement of the warp, mm, and voxels over which it is smooth.
 WARP_MM, SMOOTH = 9.0, 12.0
 TRAINING: dict[str, Any] = {
@@ -130,7 +129,7 @@ def pairs(folder: Path, data: Path) -> dict[str, list[Any]]:
     return {f"{query} -> {target}": [cases[query], cases[target]] for query, target in asked}
 
 
-def forward(answers: Answers) -> dict[str, tuple[float, float]]:
+def forward(answers: SearchAnswers) -> dict[str, tuple[float, float]]:
     """Organ -> distance in mm and whether the answer lies inside, from the first scan only."""
     mine = np.flatnonzero(answers.queries == 0)
     return {
@@ -143,12 +142,11 @@ def forward(answers: Answers) -> dict[str, tuple[float, float]]:
 
 def look(encoders: Sequence[Any], tasks: dict[str, list[Any]]) -> dict[str, Any]:
     """Task -> organ -> distances of each encoder, and whether they lie inside."""
-    settings = make_settings(SPACING, PATCH, None, 16, "cpu", True, False)
     found: dict[str, Any] = {}
     for one in encoders:
         network = one.network()
         for task, cases in tasks.items():
-            answers = forward(search(cases, network, settings.batch_size))
+            answers = forward(search(cases, network, BATCH_SIZE))
             for organ, (distance, inside) in answers.items():
                 place = found.setdefault(task, {}).setdefault(organ, {"mm": [], "inside": []})
                 place["mm"].append(distance)

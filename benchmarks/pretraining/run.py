@@ -33,9 +33,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.bundles import DATA, NARROW_PRETRAINING, bundle_arguments, run_bundle
 from benchmarks.reporting import Row, report
+from ctfm.embedding import WindowOptions
 from ctfm.loading import build_store
 from ctfm.phantoms import draw_torso, save_phantom
-from ctfm.protocols import rank_checkpoints
+from ctfm.protocols import LabelledOptions, ReadingOptions, rank_checkpoints
 
 BUNDLE, STEMS = "ct_fm_pretrain", ("train", "store")
 TORSO, HEAD = "ct_torso_3mm.nii.gz", "ct_head_angio.nii.gz"
@@ -128,19 +129,18 @@ def train(folder: Path, seed: int) -> tuple[Path, float, list[float]]:
 def distances(folder: Path, datalist: str, split: str) -> tuple[list[float], list[float]]:
     """Median distance in mm of each trained and of each random encoder."""
     checkpoints = [str(path) for path in sorted(folder.glob("seed_*.pt"))]
-    out = folder / f"probe_{split}"
+    out = folder / f"rank_{split}"
     print(
         rank_checkpoints(
             checkpoints,
             datalist,
-            split=split,
-            out=str(out),
-            spacing=SPACING,
-            patch=PATCH,
-            progress=False,
+            str(out),
+            LabelledOptions(split=split),
+            windows=WindowOptions(spacing=SPACING, patch=PATCH),
+            reading=ReadingOptions(progress=False),
         )
     )
-    found = json.loads((out / "probe.json").read_text())
+    found = json.loads((out / "rank.json").read_text())
     ours, random = ([e["median_mm"] for e in found[k]] for k in ("checkpoints", "random"))
     return ours, random
 

@@ -4,11 +4,9 @@ from ctfm.commands.auto3dseg import Auto3DSeg
 from ctfm.commands.calling import call
 from ctfm.commands.data import Datalist, Dicom, Phantom, Store
 from ctfm.commands.evaluation import Evaluate
-from ctfm.commands.locating import locate
 from ctfm.commands.protocols import Protocols
-from ctfm.commands.retrieval import Indexes, search
+from ctfm.commands.searching import Indexes, locate, search, view
 from ctfm.commands.segmentation import segment
-from ctfm.commands.viewing import view
 from ctfm.commands.weights import Weights
 
 __all__ = [

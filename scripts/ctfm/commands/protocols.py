@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ctfm.commands.calling import call
+from ctfm.commands.calling import call, join_numbers
 
 __all__ = ["Protocols"]
 
@@ -77,7 +77,7 @@ class Protocols:
         print(call(run_stability, checkpoints, str(pairs), **options))
 
     def saliency(self, *checkpoints: Any, **options: Any) -> None:
-        """Cover parts of patches around organs: does the embedding hang on the organ?
+        """Cover parts of patches around organs: does the embedding depend on the organ?
 
         With --data, a datalist (JSON) of scans with labels: all organs. With --scan, one place of
         one scan: --point x,y,z (mm, RAS+), --voxel i,j,k, or --organ NAME with --labels FILE.
@@ -90,10 +90,5 @@ class Protocols:
         """
         from ctfm.protocols import run_saliency
 
-        # of ``--point 10 -20 300`` Fire gives the option one number
-        numbers = [one for one in checkpoints if isinstance(one, int | float)]
-        files = [one for one in checkpoints if not isinstance(one, int | float)]
-        for key in ("point", "voxel"):
-            if numbers and isinstance(options.get(key), int | float):
-                options[key], numbers = [options[key], *numbers], []
+        files, numbers = join_numbers(checkpoints, options)
         print(call(run_saliency, [*files, *numbers], **options))

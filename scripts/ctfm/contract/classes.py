@@ -15,6 +15,7 @@ __all__ = [
     "TOTALSEGMENTATOR_V2",
     "ClassGroup",
     "class_group",
+    "class_name",
     "network_channels",
     "v2_ids",
 ]
@@ -135,6 +136,11 @@ DECATHLON_TUMORS: Mapping[str, Mapping[int, str]] = {
     "Task08_HepaticVessel": {1: "Vessel", 2: "Tumour"},
     "Task10_Colon": {1: "colon cancer primaries"},
 }
+
+
+def class_name(class_id: int) -> str:
+    """The name of a TotalSegmentator v2 class; "class 200" where there is none."""
+    return TOTALSEGMENTATOR_V2.get(class_id, f"class {class_id}")
 
 
 def class_group(name: str) -> ClassGroup:

@@ -1,10 +1,11 @@
 from .embedder import Embedder as Embedder
-from .embedder import encoder_from as encoder_from
 from .inferer import WindowEmbedder as WindowEmbedder
 from .inferer import embed_windows as embed_windows
 from .inputs import preprocessing as preprocessing
 from .inputs import soft_tissue as soft_tissue
 from .label_features import SegmenterEmbeddings as SegmenterEmbeddings
+from .options import PatchOptions as PatchOptions
+from .options import WindowOptions as WindowOptions
 from .pool import RayPool as RayPool
 from .recipes import POOLINGS as POOLINGS
 from .recipes import RECIPES as RECIPES

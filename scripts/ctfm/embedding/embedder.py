@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
 from torch import Tensor
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.embedding.inferer import WindowEmbedder, embed_windows
-from ctfm.embedding.inputs import preprocessing
+from ctfm.embedding.inputs import apply_steps, preprocessing
 from ctfm.embedding.recipes import POOLINGS, check_recipe, check_windows
 from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.grids import world
 from ctfm.inference.inferers.autocast import AutocastInferer
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.weights.audit import fingerprint
-from ctfm.weights.layouts import Architecture
-from ctfm.weights.loading import read_encoder
+from ctfm.weights.encoders import encoder_from
 
-__all__ = ["Embedder", "encoder_from"]
+__all__ = ["Embedder"]
 
 
 #: Voxels by which places are off that lie between two windows, for all that is rounded before.
@@ -107,7 +105,9 @@ class Embedder:
         Raises:
             UserError: it cannot be read, is no CT (with "error"), or shows nothing above 0 HU.
         """
-        return self._seen({"image": path}, preprocessing(self.recipe, input_check))
+        steps = preprocessing(self.recipe, input_check)
+        image: MetaTensor = apply_steps(steps, {"image": path}, path)["image"]
+        return image
 
     def prepare(self, scan: MetaTensor) -> MetaTensor:
         """What `read` returns, of a scan that was read and checked already.
@@ -118,17 +118,9 @@ class Embedder:
         Raises:
             UserError: it shows nothing above 0 HU.
         """
-        return self._seen({"image": scan}, preprocessing(self.recipe, None))
-
-    def _seen(self, row: dict[str, Any], steps: Compose) -> MetaTensor:
-        try:
-            image: MetaTensor = steps(row)["image"]
-        except RuntimeError as error:  # MONAI wraps what a transform raises
-            if not isinstance(error.__cause__, UserError):
-                raise
-            scan, text = row["image"], str(error.__cause__)
-            path = scan if isinstance(scan, str) else str(scan.meta["filename_or_obj"])
-            raise UserError(text if text.startswith(path) else f"{path}: {text}") from error
+        path = str(scan.meta.get("filename_or_obj", ""))
+        steps = preprocessing(self.recipe, None)
+        image: MetaTensor = apply_steps(steps, {"image": scan}, path)["image"]
         return image
 
     def grid(self, image: MetaTensor) -> WindowGrid:
@@ -254,25 +246,3 @@ def _usable(device: str | torch.device) -> torch.device:
         raise UserError(
             f"device is {device}: it cannot be used here ({reason}): give cpu or cuda:0, or none"
         ) from error
-
-
-def encoder_from(checkpoint: str) -> PooledEncoder:
-    """An encoder of the width and depth that a checkpoint has, with its weights.
-
-    Raises:
-        UserError: the checkpoint holds no encoder for three dimensions and one channel.
-    """
-    tensors = read_encoder(checkpoint).tensors
-    architecture = Architecture.of(tensors)
-    assert architecture is not None  # read_encoder has seen to it
-    if (architecture.spatial_dims, architecture.in_channels) != (3, 1):
-        raise UserError(f"{checkpoint} is {architecture}: CT has three dimensions and one channel")
-    network = PooledEncoder(
-        spatial_dims=3,
-        in_channels=1,
-        init_filters=architecture.init_filters,
-        blocks_down=architecture.blocks_down,
-    )
-    network.load_state_dict(tensors)
-    network.eval()
-    return network

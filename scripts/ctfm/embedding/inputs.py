@@ -19,7 +19,7 @@ from ctfm.base.errors import UserError
 from ctfm.contract.tasks import AXCODES, HU_WINDOW
 from ctfm.imaging.transforms import LoadScand
 
-__all__ = ["preprocessing", "soft_tissue"]
+__all__ = ["apply_steps", "preprocessing", "soft_tissue"]
 
 
 def preprocessing(
@@ -48,6 +48,26 @@ def preprocessing(
             ScaleIntensityRanged(key, low, high, 0, 1, clip=True),
         ]
     )
+
+
+def apply_steps(steps: Compose, item: Mapping[str, Any], *paths: str) -> dict[str, Any]:
+    """Run transforms on an item; what a user has to know is told as the transform raised it.
+
+    Args:
+        steps: such as `preprocessing` gives.
+        item: what they take.
+        paths: the item's files; the first is named in front of a message that names none.
+
+    Raises:
+        UserError: a transform raised it; MONAI wraps it.
+    """
+    try:
+        return dict(steps(item))
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, UserError):
+            raise
+        text = str(error.__cause__)
+        raise UserError(text if text.startswith(paths) else f"{paths[0]}: {text}") from error
 
 
 def soft_tissue(image: Tensor) -> Tensor:

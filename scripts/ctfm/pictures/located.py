@@ -1,4 +1,4 @@
-"""A picture of a search: the query's place above, the answer with the map of likeness below."""
+"""A picture of a search: the query's place above, the answer with the map of similarity below."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HU_WINDOW = (-400.0, 500.0)
 BACKGROUND, TEXT, FAINT = "#0f1115", "#e8eaed", "#8b929c"
 CYAN, GREEN = "#4dd0e1", "#9ccc65"
 ALPHA = 0.55
-#: Shares of the voxels whose likeness is lower, from where colours begin to where they end: evenly
+#: Shares of the voxels of lower similarity, from where colours begin to where they end: evenly
 #: spaced cosines would show nothing, since those of an encoder may all lie close to 1.
 RANKS = (0.9, 0.95, 0.975, 0.99, 0.997, 1.0)
 COLORS = np.linspace(0, 1, len(RANKS))
@@ -162,7 +162,7 @@ def _draw_plane(axes: Axes, plane: Plane, box: tuple[float, float]) -> None:
 
 
 def _steps(heat: Array) -> Array:
-    """Likeness at each of `RANKS`, increasing."""
+    """Similarity at each of `RANKS`, increasing."""
     inside = heat[heat != 0]
     if not inside.size:
         return COLORS

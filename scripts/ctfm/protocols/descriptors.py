@@ -17,7 +17,7 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.table import EmbeddingTable, table_file
 from ctfm.imaging.transforms import LoadScand
 from ctfm.protocols.changes import Change
-from ctfm.protocols.embedders import load_embedders
+from ctfm.protocols.options import EncoderOptions, ReadingOptions
 from ctfm.protocols.probing.encoders import Candidate
 
 __all__ = ["describe_scans", "spell_changed"]
@@ -28,10 +28,8 @@ def describe_scans(
     scans: Mapping[str, str],
     recipe: Mapping[str, Any],
     folder: Path,
-    device: str | None = None,
-    batch_size: int = 8,
-    input_check: str = "error",
-    progress: bool = True,
+    encoders: EncoderOptions,
+    reading: ReadingOptions,
     changes: Mapping[str, Change] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Array]]:
@@ -45,10 +43,8 @@ def describe_scans(
         scans: name -> file.
         recipe: of `ctfm.embedding.recipes.make_recipe`.
         folder: of the tables.
-        device: such as cuda:0; None: a GPU if there is one.
-        batch_size: windows that pass an encoder together.
-        input_check: what to do about values that are no CT's: error, warn or off.
-        progress: show a bar, on a terminal.
+        encoders: how they compute.
+        reading: of the scans.
         changes: what is done to each scan besides; "SCAN, CHANGE" is what it is called then.
         seed: of the changes.
 
@@ -59,7 +55,7 @@ def describe_scans(
         UserError: scans cannot be read, in one line when all others are done; or the folder holds
             embeddings of another kind.
     """
-    embedders = load_embedders(candidates, recipe, device, batch_size)
+    embedders = encoders.embedders(candidates, recipe)
     tables = {}
     for name, one in embedders.items():
         where = folder / re.sub(r"[^\w.-]+", "_", name)
@@ -69,9 +65,9 @@ def describe_scans(
     for change, alter in (changes or {}).items():
         every[change] = alter
     failures = []
-    for name, path in tqdm(scans.items(), "scans", disable=None if progress else True):
+    for name, path in tqdm(scans.items(), "scans", disable=None if reading.progress else True):
         try:
-            _embed(name, path, every, seed, (embedders, tables), input_check)
+            _embed(name, path, every, seed, (embedders, tables), reading.input_check)
         except UserError as error:
             failures.append(one_line(error))
     if failures:

@@ -18,8 +18,8 @@ from ctfm.evaluation.intervals import Estimate, estimate_mean
 from ctfm.protocols.descriptors import describe_scans
 from ctfm.protocols.estimate_plot import draw_estimates
 from ctfm.protocols.mir_cohorts import FLAGS, Cohort, find_files, read_cohorts
-from ctfm.protocols.probing.encoders import find_candidates, random_candidates
-from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
+from ctfm.protocols.options import BootstrapOptions, EncoderOptions, ReadingOptions
+from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
 from ctfm.protocols.ranking import average_precision_at, precision_at, rank
 
 __all__ = ["run_mir"]
@@ -33,9 +33,11 @@ PROTOCOL = (
 )
 #: CT-FM's figures, for comparison; they are none of this project's.
 PUBLISHED = "published for CT-FM, lesion flag: P@3 0.916, AP 0.923"
+#: Windows of 24 x 128 x 128 voxels are larger than those of the semantic search.
+ENCODERS, BOOTSTRAP = EncoderOptions(batch_size=8), BootstrapOptions()
 
 #: Encoder -> flag -> cohort -> metric -> one value a query.
-Values = dict[str, dict[str, dict[str, dict[str, Array]]]]
+QueryValues = dict[str, dict[str, dict[str, dict[str, Array]]]]
 
 
 def run_mir(
@@ -43,13 +45,9 @@ def run_mir(
     data: str,
     scans: str,
     out: str = "3d_mir",
-    random_seeds: int = 1,
-    batch_size: int = 8,
-    device: str | None = None,
-    amp: bool = True,
+    encoders: EncoderOptions = ENCODERS,
     input_check: str = "error",
-    seed: int = 0,
-    resamples: int = 2000,
+    bootstrap: BootstrapOptions = BOOTSTRAP,
 ) -> str:
     """For each test scan of a cohort, the training scans that are most alike.
 
@@ -60,13 +58,9 @@ def run_mir(
         data: folder ``Data`` of 3D-MIR's repository, with its splits and annotation tables.
         scans: folder below which the decathlon's scans lie.
         out: folder for metrics.csv, metrics.json, queries.csv, precision.png and the embeddings.
-        random_seeds: how many encoders with random weights stand beside them.
-        batch_size: windows that pass the encoder together.
-        device: such as cuda:0; None: a GPU if there is one.
-        amp: compute in the fast number format of the device.
+        encoders: random ones, and how all compute.
         input_check: what to do about values that are no CT's: error, warn or off.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        bootstrap: of the intervals.
 
     Returns:
         The table.
@@ -77,35 +71,27 @@ def run_mir(
     cohorts = read_cohorts(Path(data).expanduser())
     names = {name for one in cohorts for name in (*one.queries, *one.references)}
     files = find_files(Path(scans).expanduser(), names)
-    candidates = find_candidates(checkpoints)
-    candidates += random_candidates(candidates, random_seeds)
+    candidates = encoders.candidates(checkpoints)
     folder = Path(out).expanduser()
-    recipe = make_recipe("mir", amp=amp)
-    described = describe_scans(
-        candidates, files, recipe, folder / "embeddings", device, batch_size, input_check
-    )
+    recipe = make_recipe("mir", amp=encoders.amp)
+    reading = ReadingOptions(input_check=input_check)
+    described = describe_scans(candidates, files, recipe, folder / "embeddings", encoders, reading)
     values, queries = _evaluate(cohorts, described)
-    found = _estimate(values, seed, resamples)
-    rows = [
-        {"encoder": encoder, "flag": flag, "cohort": cohort, "metric": m, **estimate_values(each)}
-        for encoder, flags in found.items()
-        for flag, by_cohort in flags.items()
-        for cohort, metrics in by_cohort.items()
-        for m, each in metrics.items()
-    ]
-    settings = {"data": str(data), "scans": len(files), "recipe": recipe, "seed": seed}
+    estimates = _estimate(values, bootstrap)
+    rows = estimate_rows(estimates, "encoder", "flag", "cohort", "metric")
+    settings = {"data": str(data), "scans": len(files), "recipe": recipe, "seed": bootstrap.seed}
     write_report(folder, PROTOCOL, PUBLISHED, settings, candidates, rows)
     write_csv(folder / "queries.csv", queries)
-    draw_estimates(_shown(found), folder / "precision.png", "P@3", sort=False)
-    tables = [line for flag in FLAGS for line in ("", *_table(found, flag))]
+    draw_estimates(_shown(estimates), folder / "precision.png", "P@3", sort=False)
+    tables = [line for flag in FLAGS for line in ("", *_table(estimates, flag))]
     return "\n".join([*tables[1:], f"95 % bootstrap intervals; {PUBLISHED}; written to {out}"])
 
 
 def _evaluate(
     cohorts: Sequence[Cohort], described: Mapping[str, Mapping[str, Array]]
-) -> tuple[Values, list[dict[str, Any]]]:
+) -> tuple[QueryValues, list[dict[str, Any]]]:
     """Metrics of each query, and the same as rows with the scan that is most alike."""
-    values: Values = {}
+    values: QueryValues = {}
     rows = []
     for encoder, descriptors in described.items():
         flags = values.setdefault(encoder, {flag: {} for flag in FLAGS})
@@ -132,13 +118,13 @@ def _evaluate(
 
 
 def _estimate(
-    values: Values, seed: int, resamples: int
+    values: QueryValues, bootstrap: BootstrapOptions
 ) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
     """Estimates of each cohort, and over the queries of all of them."""
 
     def estimate(cohorts: Sequence[Mapping[str, Array]], metric: str) -> Estimate:
         every = np.concatenate([metrics[metric] for metrics in cohorts])
-        return estimate_mean(every.tolist(), seed, resamples)
+        return estimate_mean(every.tolist(), bootstrap.seed, bootstrap.resamples)
 
     return {
         encoder: {

@@ -1,4 +1,4 @@
-"""Which part of a patch its embedding hangs on: how far it moves when a cube of it is covered."""
+"""Which region of a patch its embedding depends on: how far it moves when a cube is covered."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def occlusion(
         embedding with and without the cube.
     """
     shape = tuple(patch.shape[1:])
-    places = [*product(*(_starts(n, c, s) for n, c, s in zip(shape, cube, stride, strict=True)))]
+    corners = [*product(*(_starts(n, c, s) for n, c, s in zip(shape, cube, stride, strict=True)))]
     whole = functional.normalize(apply(patch[None]).double(), dim=1).cpu()
     fill = patch.mean()
     total, count = np.zeros(shape), np.zeros(shape)
-    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    batches = [corners[i : i + batch_size] for i in range(0, len(corners), batch_size)]
     for mine in tqdm(batches, unit="batch", leave=False, disable=None if progress else True):
         covered = patch[None].repeat(len(mine), 1, 1, 1, 1)
         boxes = [tuple(slice(s, s + c) for s, c in zip(start, cube, strict=True)) for start in mine]

@@ -1,9 +1,10 @@
-"""Saliency: does the embedding of a patch around an organ hang on the organ, or on what is near?"""
+"""Saliency: does the embedding of a patch depend on its organ, or on what is near?"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,25 @@ from tqdm import tqdm
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
-from ctfm.datalists.reading import read_datalist
 from ctfm.embedding.embedder import Embedder
+from ctfm.embedding.options import PatchOptions
 from ctfm.evaluation.intervals import Estimate, estimate_ratio
 from ctfm.imaging.scans import stem
 from ctfm.pictures.patches import draw_patch
-from ctfm.protocols.embedders import adapted_recipe, load_embedders
 from ctfm.protocols.occlusion import occlusion
+from ctfm.protocols.options import (
+    BootstrapOptions,
+    EncoderOptions,
+    LabelledOptions,
+    ListedScans,
+    ReadingOptions,
+)
 from ctfm.protocols.probing.cases import scan_name
-from ctfm.protocols.probing.encoders import find_candidates, random_candidates
-from ctfm.protocols.probing.ranking import class_ids_of
-from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
-from ctfm.protocols.saliency_patches import Patch, around_organs, around_place, moved
-from ctfm.search.locating.heat import write_heat_map
-from ctfm.search.locating.places import Scan, read_labelled
+from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
+from ctfm.protocols.saliency_patches import SalientPatch, around_location, around_organs
+from ctfm.search.locating.heat import moved, write_heat_map
+from ctfm.search.locating.locations import PreparedScan, read_prepared
+from ctfm.search.options import LocationOptions
 
 __all__ = ["run_saliency"]
 
@@ -35,38 +41,42 @@ PROTOCOL = (
 )
 INSIDE, VOLUME, FOCUS = "saliency in the organ", "patch in the organ", "saliency / volume"
 REMARK = (
-    f"{FOCUS}: 1 where an embedding hangs on the organ as on anything else; scans are resampled"
+    f"{FOCUS}: 1 where an embedding depends on the organ as on anything else; scans are resampled"
 )
 
 
 #: Position of a patch's scan, the scan's name, the scan, and the patch.
-Work = Iterator[tuple[int, str, Scan, Patch]]
+PatchWork = Iterator[tuple[int, str, PreparedScan, SalientPatch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanLocation(LocationOptions):
+    """A location in one scan; an organ's needs labels.
+
+    Attributes:
+        scan: NIfTI, NRRD, MHA/MHD, or a DICOM series.
+        labels: label map of it.
+    """
+
+    scan: str | None = None
+    labels: str | None = None
+
+
+LOCATION, PATCHES, READING = ScanLocation(), PatchOptions(), ReadingOptions()
+LABELLED, ENCODERS, BOOTSTRAP = LabelledOptions(), EncoderOptions(), BootstrapOptions()
 
 
 def run_saliency(
     checkpoints: Sequence[str],
     data: str | None = None,
-    scan: str | None = None,
-    point: Any = None,
-    voxel: Any = None,
-    organ: Any = None,
-    labels: str | None = None,
-    base_dir: str | None = None,
-    split: str = "validation",
-    classes: str | int | Sequence[int] | None = None,
     out: str = "saliency",
     pictures: int = 6,
-    spacing: Sequence[float] | None = None,
-    patch: Sequence[int] | None = None,
-    random_seeds: int = 1,
-    scans: int | None = None,
-    batch_size: int = 16,
-    device: str | None = None,
-    amp: bool = True,
-    input_check: str = "error",
-    progress: bool = True,
-    seed: int = 0,
-    resamples: int = 2000,
+    location: ScanLocation = LOCATION,
+    labelled: LabelledOptions = LABELLED,
+    encoders: EncoderOptions = ENCODERS,
+    patches: PatchOptions = PATCHES,
+    reading: ReadingOptions = READING,
+    bootstrap: BootstrapOptions = BOOTSTRAP,
 ) -> str:
     """Cover parts of patches around organs, and see how far their embeddings move.
 
@@ -76,27 +86,14 @@ def run_saliency(
     Args:
         checkpoints: encoders: files, patterns, folders or repository ids.
         data: datalist (JSON) of scans with labels, such as TotalSegmentator's.
-        scan: one scan: NIfTI, NRRD, MHA/MHD, or a DICOM series.
-        point: place in it, x,y,z in mm, RAS+.
-        voxel: place in it, i,j,k of the stored array, from 0.
-        organ: name or id; without point and voxel, its centre of mass is the place.
-        labels: label map of `scan`.
-        base_dir: folder that the datalist's paths are relative to; None: its own.
-        split: list of it that is used.
-        classes: a class group such as organs, ids, or None: all that the labels hold.
         out: folder for metrics.csv, metrics.json, organs.csv and maps.
         pictures: so many patches are drawn, and their maps written on the scan's grid.
-        spacing: voxel size in mm, axes SPL; None: 1,1,1, as in the semantic search.
-        patch: voxels of a patch; None: 64,64,64.
-        random_seeds: how many encoders with random weights stand beside them.
-        scans: use so many of the list, from its start; None: all.
-        batch_size: patches that pass the encoder together.
-        device: such as cuda:0; None: a GPU if there is one.
-        amp: compute in the fast number format of the device.
-        input_check: what to do about values that are no CT's: error, warn or off.
-        progress: show bars.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        location: of one scan, in place of `data`.
+        labelled: scans and classes.
+        encoders: random ones, and how all compute.
+        patches: as in the semantic search.
+        reading: of the scans.
+        bootstrap: of the intervals.
 
     Returns:
         The table.
@@ -104,93 +101,79 @@ def run_saliency(
     Raises:
         UserError: an argument, a checkpoint or a scan is not usable.
     """
-    place = {"point": point, "voxel": voxel, "organ": organ}
-    _check(data, scan, labels, place)
-    ids = None if classes is None else class_ids_of(classes)
-    candidates = find_candidates(checkpoints)
-    candidates += random_candidates(candidates, random_seeds)
-    recipe = adapted_recipe("semantic_search", spacing=spacing, patch=patch, amp=amp)
-    if data is not None:
-        base = base_dir or str(Path(data).parent)
-        rows = read_datalist(data, split, base)[:scans]
-    embedders = load_embedders(candidates, recipe, device, batch_size)
+    _check(data, location)
+    candidates = encoders.candidates(checkpoints)
+    recipe = patches.recipe("semantic_search", amp=encoders.amp)
+    scans = None if data is None else labelled.read(data)
+    embedders = encoders.embedders(candidates, recipe)
     first = next(iter(embedders.values()))
-    if scan is not None:
-        count, work = 1, _one_place(scan, labels, place, first, input_check)
+    if scans is None:
+        count, work = 1, _one_location(location, first, reading)
     else:
-        count, work = len(rows), _all_organs(rows, base, ids, first, input_check, progress)
+        count, work = len(scans.rows), _all_organs(scans, first, reading)
     folder = Path(out).expanduser()
-    found: list[dict[str, Any]] = []
-    for number, name, one, part in work:
-        maps = {each: _map(mine, part, progress) for each, mine in embedders.items()}
-        if len(found) < pictures * len(maps):
-            _write_maps(folder / "maps", name, one, part, maps)
-        found += [_row(number, name, each, part, heat) for each, heat in maps.items()]
-    if not found:
+    rows: list[dict[str, Any]] = []
+    for number, name, scan, patch in work:
+        maps = {each: _map(mine, patch, reading.progress) for each, mine in embedders.items()}
+        if len(rows) < pictures * len(maps):
+            _write_maps(folder / "maps", name, scan, patch, maps)
+        rows += [_row(number, name, each, patch, heat) for each, heat in maps.items()]
+    if not rows:
         raise UserError(f"{data}: the labels of {count} scans show none of the classes")
-    estimates = {name: _estimate(found, name, count, seed, resamples) for name in embedders}
-    metrics = [
-        {"encoder": name, "metric": metric, **estimate_values(estimate)}
-        for name, each in estimates.items()
-        for metric, estimate in each.items()
-    ]
-    given = {key: value for key, value in place.items() if value is not None}
-    settings = {"data": data, "split": split, "scan": scan, **given, "recipe": recipe, "seed": seed}
+    estimates = {name: _estimate(rows, name, count, bootstrap) for name in embedders}
+    metrics = estimate_rows(estimates, "encoder", "metric")
+    settings = {
+        "data": data, "split": labelled.split, "scan": location.scan, **_named(location),
+        "recipe": recipe, "seed": bootstrap.seed,
+    }  # fmt: skip
     write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
-    write_csv(folder / "organs.csv", [{k: v for k, v in row.items() if k != "n"} for row in found])
+    write_csv(folder / "organs.csv", [{k: v for k, v in row.items() if k != "n"} for row in rows])
     table = summary(estimates, (INSIDE, VOLUME, FOCUS))
-    told = f"patches: {len(found) // len(embedders)}, scans: {count}"
-    return "\n".join([*table, f"95 % bootstrap intervals; {told}; {REMARK}; written to {out}"])
+    counts = f"patches: {len(rows) // len(embedders)}, scans: {count}"
+    return "\n".join([*table, f"95 % bootstrap intervals; {counts}; {REMARK}; written to {out}"])
 
 
-def _check(
-    data: str | None, scan: str | None, labels: str | None, place: Mapping[str, Any]
-) -> None:
-    if (data is None) == (scan is None):
+def _named(location: ScanLocation) -> dict[str, Any]:
+    """How the location is given."""
+    values = {name: getattr(location, name) for name in ("point", "voxel", "organ")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check(data: str | None, location: ScanLocation) -> None:
+    if (data is None) == (location.scan is None):
         raise UserError(
             "give --data DATALIST for the organs of many scans, or --scan FILE and a place in it"
         )
-    if data is not None and (labels or any(value is not None for value in place.values())):
+    if data is not None and (location.labels or _named(location)):
         raise UserError(
             "a place and its labels are of one scan: give --scan FILE in place of --data"
         )
 
 
-def _all_organs(
-    rows: Sequence[Mapping[str, Any]],
-    base_dir: str,
-    ids: Sequence[int] | None,
-    embedder: Embedder,
-    input_check: str,
-    progress: bool,
-) -> Work:
-    for number, row in enumerate(tqdm(rows, "scans", disable=None if progress else True)):
+def _all_organs(scans: ListedScans, embedder: Embedder, reading: ReadingOptions) -> PatchWork:
+    hidden = None if reading.progress else True
+    for number, row in enumerate(tqdm(scans.rows, "scans", disable=hidden)):
         path, label = str(row["image"]), row.get("label")
         if not isinstance(label, str):
             raise UserError(f"{path}: the datalist has no label file for it: give one")
-        scan = read_labelled(embedder, path, label, input_check)
-        for patch in around_organs(scan, ids, embedder):
-            yield number, scan_name(path, base_dir), scan, patch
+        scan = read_prepared(embedder, path, label, reading.input_check)
+        for patch in around_organs(scan, scans.class_ids, embedder):
+            yield number, scan_name(path, scans.base_dir), scan, patch
 
 
-def _one_place(
-    path: str,
-    labels: str | None,
-    place: Mapping[str, Any],
-    embedder: Embedder,
-    input_check: str,
-) -> Work:
-    scan = read_labelled(embedder, str(path), labels, input_check)
-    yield 0, Path(path).name, scan, around_place(scan, embedder, **place)
+def _one_location(location: ScanLocation, embedder: Embedder, reading: ReadingOptions) -> PatchWork:
+    path = str(location.scan)
+    scan = read_prepared(embedder, path, location.labels, reading.input_check)
+    yield 0, Path(path).name, scan, around_location(scan, embedder, location)
 
 
-def _map(embedder: Embedder, patch: Patch, progress: bool) -> Array:
+def _map(embedder: Embedder, patch: SalientPatch, progress: bool) -> Array:
     cube = [max(side // 4, 1) for side in embedder.patch]
     stride = [max(side // 8, 1) for side in embedder.patch]
     return occlusion(patch.image, embedder.apply, cube, stride, embedder.sw_batch_size, progress)
 
 
-def _row(number: int, scan: str, encoder: str, patch: Patch, heat: Array) -> dict[str, Any]:
+def _row(number: int, scan: str, encoder: str, patch: SalientPatch, heat: Array) -> dict[str, Any]:
     inside = volume = float("nan")
     if patch.organ is not None:
         volume = float(patch.organ.mean())
@@ -203,23 +186,23 @@ def _row(number: int, scan: str, encoder: str, patch: Patch, heat: Array) -> dic
 
 
 def _estimate(
-    rows: Sequence[Mapping[str, Any]], encoder: str, scans: int, seed: int, resamples: int
+    rows: Sequence[Mapping[str, Any]], encoder: str, scans: int, bootstrap: BootstrapOptions
 ) -> dict[str, Estimate]:
-    """Averages over organs; those of one scan hang together."""
+    """Averages over organs; those of one scan are not independent."""
     mine = [row for row in rows if row["encoder"] == encoder and not np.isnan(row[VOLUME])]
-    places = np.array([row["n"] for row in mine], dtype=int)
-    count = np.bincount(places, minlength=scans).tolist()
+    numbers = np.array([row["n"] for row in mine], dtype=int)
+    count = np.bincount(numbers, minlength=scans).tolist()
     return {
         metric: estimate_ratio(
-            np.bincount(places, [row[metric] for row in mine], scans).tolist(), count, seed,
-            resamples,
+            np.bincount(numbers, [row[metric] for row in mine], scans).tolist(), count,
+            bootstrap.seed, bootstrap.resamples,
         )
         for metric in (INSIDE, VOLUME, FOCUS)
     }  # fmt: skip
 
 
 def _write_maps(
-    folder: Path, scan: str, read: Scan, patch: Patch, maps: Mapping[str, Array]
+    folder: Path, scan: str, read: PreparedScan, patch: SalientPatch, maps: Mapping[str, Array]
 ) -> None:
     """The maps on the scan's grid, 0 outside of the patch, and a picture of them."""
     what = "place" if patch.class_id is None else patch.what

@@ -16,8 +16,9 @@ from ctfm.base.types import Array
 from ctfm.evaluation.intervals import Estimate, estimate_mean
 from ctfm.inference.inferers.autocast import AutocastInferer
 from ctfm.protocols.estimate_plot import draw_estimates
-from ctfm.protocols.probing.encoders import Candidate, find_candidates, random_candidates
-from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
+from ctfm.protocols.options import BootstrapOptions, EncoderOptions
+from ctfm.protocols.probing.encoders import Candidate
+from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
 
 __all__ = ["ORGANS", "run_organ_mnist"]
@@ -33,6 +34,7 @@ AT = (1, 3, 5, 10)
 PUBLISHED = "published for CT-FM: AP@3 0.932"
 PROTOCOL = "OrganMNIST3D: training split as references, validation and test as queries"
 SHOWN = ("AP@3", "AP@5", "AP@10", "hit rate@1", "hit rate@3")
+ENCODERS, BOOTSTRAP = EncoderOptions(), BootstrapOptions()
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,8 @@ def run_organ_mnist(
     checkpoints: Sequence[str],
     data: str,
     out: str = "organmnist3d",
-    random_seeds: int = 1,
-    batch_size: int = 16,
-    device: str | None = None,
-    amp: bool = True,
-    seed: int = 0,
-    resamples: int = 2000,
+    encoders: EncoderOptions = ENCODERS,
+    bootstrap: BootstrapOptions = BOOTSTRAP,
 ) -> str:
     """For each volume of validation and test, the training volumes that are most alike.
 
@@ -62,12 +60,8 @@ def run_organ_mnist(
         checkpoints: encoders: files, patterns, folders or repository ids.
         data: ``organmnist3d_64.npz`` (or another size) as MedMNIST publishes it.
         out: folder for metrics.csv, metrics.json, organs.csv and organs.png.
-        random_seeds: how many encoders with random weights stand beside them.
-        batch_size: volumes at once.
-        device: such as cuda:0; None: a GPU if there is one.
-        amp: compute in the fast number format of the device.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        encoders: random ones, and how all compute.
+        bootstrap: of the intervals.
 
     Returns:
         The table.
@@ -76,42 +70,40 @@ def run_organ_mnist(
         UserError: the file or a checkpoint is not usable.
     """
     volumes = _read(Path(data).expanduser())
-    candidates = find_candidates(checkpoints)
-    candidates += random_candidates(candidates, random_seeds)
-    where = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-    found: dict[str, dict[str, Estimate]] = {}
+    candidates = encoders.candidates(checkpoints)
+    device = torch.device(encoders.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    estimates: dict[str, dict[str, Estimate]] = {}
     organs: dict[str, dict[str, Estimate]] = {}
     for candidate in candidates:
-        relevant = _relevant(candidate, volumes, batch_size, where, amp)
-        found[candidate.name] = {
-            f"{name}@{k}": estimate_mean(metric(relevant, k).tolist(), seed, resamples)
+        relevant = _relevant(candidate, volumes, encoders, device)
+        estimates[candidate.name] = {
+            f"{name}@{k}": estimate_mean(
+                metric(relevant, k).tolist(), bootstrap.seed, bootstrap.resamples
+            )
             for name, metric in METRICS.items()
             for k in AT
         }
         at3 = average_precision_at(relevant, 3)
         organs[candidate.name] = {
-            organ: estimate_mean(at3[volumes.query_labels == i].tolist(), seed, resamples)
+            organ: estimate_mean(
+                at3[volumes.query_labels == i].tolist(), bootstrap.seed, bootstrap.resamples
+            )
             for i, organ in enumerate(ORGANS)
             if (volumes.query_labels == i).any()
         }
-    settings = {"data": Path(data).name, "batch_size": batch_size, "amp": amp, "seed": seed}
+    settings = {
+        "data": Path(data).name, "batch_size": encoders.batch_size, "amp": encoders.amp,
+        "seed": bootstrap.seed,
+    }  # fmt: skip
     folder = Path(out).expanduser()
-    rows = [
-        {"encoder": encoder, "metric": metric, **estimate_values(estimate)}
-        for encoder, metrics in found.items()
-        for metric, estimate in metrics.items()
-    ]
-    by_organ = [
-        {"encoder": encoder, "organ": organ, **estimate_values(estimate)}
-        for encoder, each in organs.items()
-        for organ, estimate in each.items()
-    ]
+    rows = estimate_rows(estimates, "encoder", "metric")
+    by_organ = estimate_rows(organs, "encoder", "organ")
     more = {"AP@3 by organ": by_organ}
     write_report(folder, PROTOCOL, PUBLISHED, settings, candidates, rows, **more)
     write_csv(folder / "organs.csv", by_organ)
     draw_estimates(organs, folder / "organs.png", "AP@3")
     remark = f"95 % bootstrap intervals; {PUBLISHED}; written to {out}"
-    return "\n".join([*summary(found, SHOWN), remark])
+    return "\n".join([*summary(estimates, SHOWN), remark])
 
 
 def _read(path: Path) -> _Data:
@@ -142,17 +134,18 @@ def _read(path: Path) -> _Data:
 
 
 def _relevant(
-    candidate: Candidate, data: _Data, batch_size: int, device: torch.device, amp: bool
+    candidate: Candidate, data: _Data, encoders: EncoderOptions, device: torch.device
 ) -> Array:
     """Whether each of the first hits is of the query's organ, (Q, k)."""
     network = candidate.network().to(device, memory_format=torch.channels_last_3d)
-    inferer = AutocastInferer(enabled=amp)
+    inferer = AutocastInferer(enabled=encoders.amp)
+    size = encoders.batch_size
     parts = []
     for images in (data.references, data.queries):
         rows = []
-        for first in tqdm(range(0, len(images), batch_size), desc=candidate.name, leave=False,
+        for first in tqdm(range(0, len(images), size), desc=candidate.name, leave=False,
                           disable=None):  # fmt: skip
-            batch = torch.from_numpy(images[first : first + batch_size]).float() / 255
+            batch = torch.from_numpy(images[first : first + size]).float() / 255
             batch = batch.permute(0, 3, 2, 1)[:, None].to(device)
             with torch.inference_mode():
                 rows.append(inferer(batch, network).cpu().numpy())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,16 +11,18 @@ from tqdm import tqdm
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.embedding.embedder import Embedder
-from ctfm.protocols.probing.cases import Case, load_cases
+from ctfm.protocols.options import ListedScans, ReadingOptions
+from ctfm.protocols.probing.cases import OrganCase, load_cases
 
-__all__ = ["PLACES", "Patches", "embed_patches"]
+__all__ = ["PLACES", "EmbeddedPatches", "embed_patches"]
 
 #: Where patches lie: around the centre of each organ, or all over the scan.
 PLACES = ("organs", "windows")
+READING = ReadingOptions()
 
 
 @dataclass(frozen=True)
-class Patches:
+class EmbeddedPatches:
     """Patches of all scans, one after the other.
 
     Attributes:
@@ -40,7 +41,7 @@ class Patches:
     outside: int
     embeddings: Mapping[str, Array]
 
-    def shared(self) -> Patches:
+    def shared(self) -> EmbeddedPatches:
         """Patches of the organs that two scans or more show.
 
         Raises:
@@ -55,39 +56,36 @@ class Patches:
                 f"{len(self.names)} scans, and two such classes are needed: give more scans, or "
                 "other --classes"
             )
-        rows = {name: found[kept] for name, found in self.embeddings.items()}
-        return Patches(self.names, self.scans[kept], self.class_ids[kept], self.points[kept],
-                       self.outside, rows)  # fmt: skip
+        embeddings = {name: rows[kept] for name, rows in self.embeddings.items()}
+        return EmbeddedPatches(
+            self.names, self.scans[kept], self.class_ids[kept], self.points[kept], self.outside,
+            embeddings,
+        )  # fmt: skip
 
 
 def embed_patches(
-    rows: Sequence[Mapping[str, Any]],
-    base_dir: str,
-    class_ids: Sequence[int] | None,
+    listed: ListedScans,
     embedders: Mapping[str, Embedder],
     places: str = "organs",
     most: int = 5000,
-    input_check: str = "error",
-    progress: bool = True,
+    reading: ReadingOptions = READING,
     seed: int = 0,
-) -> Patches:
+) -> EmbeddedPatches:
     """Read labelled scans one by one, and embed their patches by each encoder.
 
     Args:
-        rows: image and label of each, absolute paths.
-        base_dir: folder below which scans are named.
-        class_ids: classes that are taken; None: all that the labels hold.
+        listed: scans and classes.
         embedders: encoders, all of one recipe.
         places: "organs": one patch around the centre of mass of each class; "windows": all windows
             whose middle lies in a class.
         most: patches of all scans together; scans with more than their share of it are sampled.
-        input_check: what to do about values that are no CT's: "error", "warn" or "off".
-        progress: show a bar, on a terminal.
+        reading: of the scans.
         seed: of the sampling.
 
     Raises:
         UserError: a scan is not usable, or there is nothing to embed.
     """
+    rows, class_ids = listed.rows, listed.class_ids
     if places not in PLACES:
         raise UserError(f"places is {places!r}: choose {' or '.join(PLACES)}")
     if not isinstance(most, int) or most < 2 * len(rows):
@@ -96,8 +94,8 @@ def embed_patches(
     windows = tuple(recipe["spacing"]), tuple(recipe["patch"]), recipe["overlap"]
     rng = np.random.default_rng(seed)
     names, parts, outside = [], [], 0
-    for number, row in enumerate(tqdm(rows, "scans", disable=None if progress else True)):
-        (case,) = load_cases([row], base_dir, class_ids, *windows, input_check)
+    for number, row in enumerate(tqdm(rows, "scans", disable=None if reading.progress else True)):
+        (case,) = load_cases([row], listed.base_dir, class_ids, *windows, reading.input_check)
         ids, starts = _around_organs(case) if places == "organs" else _windows(case, class_ids)
         share = most // len(rows)
         if len(ids) > share:
@@ -107,23 +105,23 @@ def embed_patches(
         outside += len(case.outside) if places == "organs" else 0
         if len(ids):
             found = [one.embed(case.image, starts) for one in embedders.values()]
-            points = case.places(starts)
+            points = case.locations(starts)
             parts.append((np.full(len(ids), number), ids, points, *found))
     if not parts:
         raise UserError(f"the labels of {len(names)} scans show none of the classes")
     scans, ids, points, *found = map(np.concatenate, zip(*parts, strict=True))
-    return Patches(
+    return EmbeddedPatches(
         tuple(names), scans, ids, points, outside, dict(zip(embedders, found, strict=True))
     )
 
 
-def _around_organs(case: Case) -> tuple[Array, Array]:
+def _around_organs(case: OrganCase) -> tuple[Array, Array]:
     """Class ids (N,) and first voxels (N, 3) of patches."""
     starts = np.array([*case.query_starts.values()], dtype=int).reshape(-1, 3)
     return np.array([*case.query_starts], dtype=int), starts
 
 
-def _windows(case: Case, class_ids: Sequence[int] | None) -> tuple[Array, Array]:
+def _windows(case: OrganCase, class_ids: Sequence[int] | None) -> tuple[Array, Array]:
     ids = case.point_ids
     kept = ids > 0 if class_ids is None else np.isin(ids, class_ids)
     return ids[kept].astype(int), case.grid.starts()[kept]

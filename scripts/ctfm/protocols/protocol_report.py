@@ -17,15 +17,27 @@ from ctfm.base.tables import align, as_json, cell, number
 from ctfm.evaluation.intervals import Estimate
 from ctfm.protocols.probing.encoders import Candidate
 
-__all__ = ["estimate_values", "spell", "summary", "write_csv", "write_report"]
+__all__ = ["estimate_rows", "spell", "summary", "write_csv", "write_report"]
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def estimate_values(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as the columns of a table."""
-    low, high = estimate.interval or (float("nan"), float("nan"))
-    return {"mean": estimate.mean, "low": low, "high": high, "count": estimate.cases}
+def estimate_rows(estimates: Mapping[str, Any], *columns: str) -> list[dict[str, Any]]:
+    """Estimates as rows of a table.
+
+    Args:
+        estimates: of a tree of mappings, such as encoder -> metric -> estimate.
+        columns: what the keys of each level are, such as encoder and metric.
+    """
+    rows = []
+    for name, below in estimates.items():
+        if isinstance(below, Estimate):
+            low, high = below.interval or (float("nan"), float("nan"))
+            figures = {"mean": below.mean, "low": low, "high": high, "count": below.cases}
+            rows.append({columns[0]: name, **figures})
+        else:
+            rows += [{columns[0]: name, **row} for row in estimate_rows(below, *columns[1:])]
+    return rows
 
 
 def spell(estimate: Estimate, digits: int = 3) -> str:

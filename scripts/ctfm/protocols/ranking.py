@@ -6,7 +6,7 @@ import numpy as np
 
 from ctfm.base.types import Array
 
-__all__ = ["average_precision_at", "hit_at", "precision_at", "rank"]
+__all__ = ["average_precision_at", "hit_at", "precision_at", "rank", "unit_rows"]
 
 
 def rank(queries: Array, references: Array, k: int) -> Array:
@@ -20,14 +20,15 @@ def rank(queries: Array, references: Array, k: int) -> Array:
     Returns:
         Indices (Q, k), the most alike first.
     """
-    cosines = _unit(queries) @ _unit(references).T
+    cosines = unit_rows(queries) @ unit_rows(references).T
     best = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(cosines, best, axis=1), axis=1, kind="stable")
     ranked: Array = np.take_along_axis(best, order, axis=1)
     return ranked
 
 
-def _unit(vectors: Array) -> Array:
+def unit_rows(vectors: Array) -> Array:
+    """Rows (N, F) of length one; a row of zeros stays as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Array = vectors / np.maximum(lengths, 1e-12)
     return unit

@@ -1,27 +1,27 @@
-"""Patches whose saliency is looked at: around the organs of labelled scans, or around a place."""
+"""Patches whose saliency is looked at: around organs of labelled scans, or around a location."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import ndimage
 from torch import Tensor
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.windows import cut_window
-from ctfm.search.locating.places import Scan, find_place
+from ctfm.search.locating.heat import moved
+from ctfm.search.locating.locations import PreparedScan, find_location
+from ctfm.search.options import LocationOptions
 
-__all__ = ["Patch", "around_organs", "around_place", "moved"]
+__all__ = ["SalientPatch", "around_location", "around_organs"]
 
 
 @dataclass(frozen=True)
-class Patch:
+class SalientPatch:
     """A part of a scan, as the encoder sees it.
 
     Attributes:
@@ -39,7 +39,9 @@ class Patch:
     affine: Array
 
 
-def around_organs(scan: Scan, ids: Sequence[int] | None, embedder: Embedder) -> Iterator[Patch]:
+def around_organs(
+    scan: PreparedScan, ids: Sequence[int] | None, embedder: Embedder
+) -> Iterator[SalientPatch]:
     """One around the centre of mass of each class; those without a voxel in it are left out.
 
     Args:
@@ -57,49 +59,32 @@ def around_organs(scan: Scan, ids: Sequence[int] | None, embedder: Embedder) -> 
                 yield patch
 
 
-def around_place(
-    scan: Scan, embedder: Embedder, point: Any = None, voxel: Any = None, organ: Any = None
-) -> Patch:
-    """The patch around a place that a user names.
+def around_location(
+    scan: PreparedScan, embedder: Embedder, options: LocationOptions
+) -> SalientPatch:
+    """The patch around a location that a user names.
 
     Args:
         scan: with labels, or without.
         embedder: whose patch it is.
-        point: x,y,z in mm, RAS+.
-        voxel: i,j,k of the stored array.
-        organ: name or id; without point and voxel, its centre of mass.
+        options: where it is.
 
     Raises:
         UserError: there is no such place, or no way to tell which is meant.
     """
-    if point is None and voxel is None and (organ is None or scan.labels is None):
+    no_point = options.point is None and options.voxel is None
+    if no_point and (options.organ is None or scan.labels is None):
         raise UserError(
             "no place is given: add --point x,y,z (mm), --voxel i,j,k, or --organ NAME with "
             "--labels FILE"
         )
-    place = find_place(scan, point, voxel, organ)
-    return _cut(scan, place.point, place.organ, embedder)
+    location = find_location(scan, options)
+    return _cut(scan, location.point, location.organ, embedder)
 
 
-def moved(values: Array, affine: Array, target: Array, shape: Sequence[int], order: int) -> Array:
-    """Values on one grid at the voxels of another; 0 outside.
-
-    Args:
-        values: (D, H, W).
-        affine: (4, 4) of their grid.
-        target: (4, 4) of the other.
-        shape: of the other.
-        order: 1: linear between voxels; 0: the nearest.
-    """
-    matrix = np.linalg.inv(affine) @ target
-    found: Array = ndimage.affine_transform(
-        np.asarray(values, np.float32), matrix[:3, :3], matrix[:3, 3], tuple(shape), np.float32,
-        order=order, mode="constant",
-    )  # fmt: skip
-    return found
-
-
-def _cut(scan: Scan, point: Array, class_id: int | None, embedder: Embedder) -> Patch:
+def _cut(
+    scan: PreparedScan, point: Array, class_id: int | None, embedder: Embedder
+) -> SalientPatch:
     start = embedder.starts_at(scan.image, point[None])[0]
     affine = scan.image.affine.numpy().astype(float)
     affine[:3, 3] += affine[:3, :3] @ start
@@ -107,13 +92,11 @@ def _cut(scan: Scan, point: Array, class_id: int | None, embedder: Embedder) -> 
     if class_id is not None and scan.labels is not None:
         mask = moved(scan.labels == class_id, scan.affine, affine, embedder.patch, 0) > 0
     image = cut_window(scan.image.as_tensor(), start.tolist(), embedder.patch)
-    what = _spell(point) if class_id is None else _name(class_id)
-    return Patch(what, class_id, image, mask if mask is not None and mask.any() else None, affine)
+    what = _spell(point) if class_id is None else class_name(class_id)
+    return SalientPatch(
+        what, class_id, image, mask if mask is not None and mask.any() else None, affine
+    )
 
 
 def _spell(point: Array) -> str:
     return ", ".join(f"{mm:.1f}" for mm in point) + " mm"
-
-
-def _name(class_id: int) -> str:
-    return TOTALSEGMENTATOR_V2.get(class_id, f"class {class_id}")

@@ -13,13 +13,14 @@ import numpy as np
 from ctfm.base.columns import read_table
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
+from ctfm.embedding.options import WindowOptions
 from ctfm.evaluation.intervals import Estimate, estimate_weighted
 from ctfm.protocols.changes import CHANGES
 from ctfm.protocols.descriptors import describe_scans, spell_changed
 from ctfm.protocols.distributions import draw_distributions
-from ctfm.protocols.embedders import adapted_recipe
-from ctfm.protocols.probing.encoders import find_candidates, random_candidates
-from ctfm.protocols.protocol_report import estimate_values, summary, write_csv, write_report
+from ctfm.protocols.options import BootstrapOptions, EncoderOptions, ReadingOptions
+from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
+from ctfm.protocols.ranking import unit_rows
 from ctfm.protocols.reliability import intraclass_correlation
 
 __all__ = ["run_stability"]
@@ -32,10 +33,13 @@ REMARK = "subjects are resampled whole"
 WITHIN, BETWEEN = "within pairs", "between subjects"
 IDENTIFIED, ICC, GOOD = "partner is nearest", "ICC, median", "ICC above 0.75"
 GOOD_ICC = 0.75
+WINDOWS, READING = WindowOptions(), ReadingOptions()
+#: Windows are larger than those of the semantic search.
+ENCODERS, BOOTSTRAP = EncoderOptions(batch_size=8), BootstrapOptions()
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ScanPairs:
     """Scans of subjects.
 
     Attributes:
@@ -55,17 +59,10 @@ def run_stability(
     base_dir: str | None = None,
     out: str = "stability",
     changes: bool = True,
-    spacing: Sequence[float] | None = None,
-    patch: Sequence[int] | None = None,
-    overlap: float | None = None,
-    random_seeds: int = 1,
-    batch_size: int = 8,
-    device: str | None = None,
-    amp: bool = True,
-    input_check: str = "error",
-    progress: bool = True,
-    seed: int = 0,
-    resamples: int = 2000,
+    encoders: EncoderOptions = ENCODERS,
+    windows: WindowOptions = WINDOWS,
+    reading: ReadingOptions = READING,
+    bootstrap: BootstrapOptions = BOOTSTRAP,
 ) -> str:
     """Compare scans of the same patient, of different ones, and scans with altered copies.
 
@@ -78,17 +75,10 @@ def run_stability(
         base_dir: folder that its paths are relative to; None: its own.
         out: folder for metrics.csv, metrics.json, distances.csv, distances.png and the embeddings.
         changes: compare each first scan with altered copies of it, which takes six times as long.
-        spacing: voxel size in mm, axes SPL; None: 3,1,1, as published.
-        patch: voxels of a window; None: 24,128,128, as published.
-        overlap: share of a window that neighbours have in common; None: 0.625.
-        random_seeds: how many encoders with random weights stand beside them.
-        batch_size: windows that pass the encoder together.
-        device: such as cuda:0; None: a GPU if there is one.
-        amp: compute in the fast number format of the device.
-        input_check: what to do about values that are no CT's: error, warn or off.
-        progress: show bars.
-        seed: of noise and bootstrap.
-        resamples: of the bootstrap.
+        encoders: random ones, and how all compute.
+        windows: as published where nothing else is said.
+        reading: of the scans.
+        bootstrap: of the intervals; its seed is that of the noise too.
 
     Returns:
         The table.
@@ -97,36 +87,33 @@ def run_stability(
         UserError: the CSV, a scan or a checkpoint is not usable.
     """
     listed, files = read_pairs(Path(pairs).expanduser(), base_dir)
-    candidates = find_candidates(checkpoints)
-    candidates += random_candidates(candidates, random_seeds)
-    recipe = adapted_recipe("stability", spacing=spacing, patch=patch, overlap=overlap, amp=amp)
+    candidates = encoders.candidates(checkpoints)
+    recipe = windows.recipe("stability", amp=encoders.amp)
     folder = Path(out).expanduser()
-    asked = CHANGES if changes else {}
+    altered = CHANGES if changes else {}
     described = describe_scans(
-        candidates, files, recipe, folder / "embeddings", device, batch_size, input_check, progress,
-        asked, seed,
-    )  # fmt: skip
-    distances = {name: _distances(listed, each, asked) for name, each in described.items()}
-    found = {
-        name: _estimate(listed, described[name], each, seed, resamples)
+        candidates, files, recipe, folder / "embeddings", encoders, reading, altered, bootstrap.seed
+    )
+    distances = {name: _distances(listed, each, altered) for name, each in described.items()}
+    estimates = {
+        name: _estimate(listed, described[name], each, bootstrap)
         for name, each in distances.items()
     }
-    settings = {"pairs": str(pairs), "subjects": len(set(listed.subjects)), "recipe": recipe}
-    metrics = [
-        {"encoder": name, "metric": metric, **estimate_values(estimate)}
-        for name, each in found.items()
-        for metric, estimate in each.items()
-    ]
-    write_report(folder, PROTOCOL, REMARK, {**settings, "seed": seed}, candidates, metrics)
+    settings = {
+        "pairs": str(pairs), "subjects": len(set(listed.subjects)), "recipe": recipe,
+        "seed": bootstrap.seed,
+    }  # fmt: skip
+    metrics = estimate_rows(estimates, "encoder", "metric")
+    write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
     write_csv(folder / "distances.csv", _rows(distances))
     draw_distributions(distances, folder / "distances.png", "cosine distance")
-    shown = tuple(next(iter(found.values())))
-    turned = {m: {name: each[m] for name, each in found.items()} for m in shown}
-    table = summary(turned, tuple(found), first="figure")
+    shown = tuple(next(iter(estimates.values())))
+    turned = {m: {name: each[m] for name, each in estimates.items()} for m in shown}
+    table = summary(turned, tuple(estimates), first="figure")
     return "\n".join([*table, f"95 % bootstrap intervals; {REMARK}; written to {out}"])
 
 
-def read_pairs(path: Path, base_dir: str | None) -> tuple[Pairs, dict[str, str]]:
+def read_pairs(path: Path, base_dir: str | None) -> tuple[ScanPairs, dict[str, str]]:
     """Pairs, and the files of their scans by the names that the CSV gives them.
 
     Raises:
@@ -145,11 +132,11 @@ def read_pairs(path: Path, base_dir: str | None) -> tuple[Pairs, dict[str, str]]
     if len(set(subjects)) < 2:
         raise UserError(f"{path}: {len(set(subjects))} subject: two or more are compared")
     base = Path(base_dir).expanduser() if base_dir else path.parent
-    return Pairs(subjects, first, second), {n: str(base / n) for n in (*first, *second)}
+    return ScanPairs(subjects, first, second), {n: str(base / n) for n in (*first, *second)}
 
 
 def _distances(
-    pairs: Pairs, descriptors: Mapping[str, Array], changes: Mapping[str, Any]
+    pairs: ScanPairs, descriptors: Mapping[str, Array], changes: Mapping[str, Any]
 ) -> dict[str, list[float]]:
     """Kind of distance -> distances."""
     first = _unit(descriptors, pairs.first)
@@ -169,24 +156,23 @@ def _distances(
 
 
 def _estimate(
-    pairs: Pairs,
+    pairs: ScanPairs,
     descriptors: Mapping[str, Array],
     distances: Mapping[str, list[float]],
-    seed: int,
-    resamples: int,
+    bootstrap: BootstrapOptions,
 ) -> dict[str, Estimate]:
     subjects = list(dict.fromkeys(pairs.subjects))
-    places = np.array([subjects.index(name) for name in pairs.subjects])
+    numbers = np.array([subjects.index(name) for name in pairs.subjects])
 
     def weighted(statistic: Any) -> Estimate:
         def of_subjects(weights: Array) -> Any:  # (R, subjects) -> (R, pairs)
-            return statistic(weights[:, places])
+            return statistic(weights[:, numbers])
 
-        return estimate_weighted(of_subjects, len(subjects), seed, resamples)
+        return estimate_weighted(of_subjects, len(subjects), bootstrap.seed, bootstrap.resamples)
 
     first = _unit(descriptors, pairs.first)
     partner = _unit(descriptors, pairs.second) if pairs.second else first
-    cross, apart = 1 - first @ partner.T, places[:, None] != places[None]
+    cross, apart = 1 - first @ partner.T, numbers[:, None] != numbers[None]
     between = partial(_mean_between, cross, apart)
     found = {BETWEEN: weighted(between)}
     for kind, values in distances.items():
@@ -231,9 +217,7 @@ def _identified(first: Array, second: Array, apart: Array) -> Array:
 
 
 def _unit(descriptors: Mapping[str, Array], names: Sequence[str]) -> Array:
-    vectors = np.stack([descriptors[name] for name in names]).astype(float)
-    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
+    return unit_rows(np.stack([descriptors[name] for name in names]).astype(float))
 
 
 def _rows(distances: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:

@@ -8,10 +8,14 @@ from .index.querying import search_scan as search_scan
 from .index.searching import Hit as Hit
 from .index.searching import Searcher as Searcher
 from .index.searching import merge_hits as merge_hits
-from .locating.locate import locate_place as locate_place
+from .locating.locate import LocatingEncoder as LocatingEncoder
+from .locating.locate import locate as locate
 from .locating.search import FEW as FEW
 from .locating.search import WORK as WORK
-from .locating.search import Likeness as Likeness
+from .locating.search import WindowSimilarity as WindowSimilarity
 from .locating.search import look_closer as look_closer
 from .locating.search import look_everywhere as look_everywhere
+from .options import LocationOptions as LocationOptions
+from .options import PointOptions as PointOptions
+from .options import SearchEncoder as SearchEncoder
 from .viewing.view import open_view as open_view

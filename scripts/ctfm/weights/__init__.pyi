@@ -1,5 +1,7 @@
 from .audit import fingerprint as fingerprint
 from .checkpoints import read_metadata as read_metadata
+from .encoders import encoder_from as encoder_from
+from .encoders import random_encoder as random_encoder
 from .layouts import Architecture as Architecture
 from .layouts import Kind as Kind
 from .layouts import Weights as Weights

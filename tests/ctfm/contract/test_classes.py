@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ctfm.base.errors import UserError
-from ctfm.contract.classes import class_group, network_channels, v2_ids
+from ctfm.contract.classes import class_group, class_name, network_channels, v2_ids
 
 
 def test_channels_of_the_classes_that_are_named() -> None:
@@ -33,3 +33,7 @@ def test_channels_of_a_network_for_a_group() -> None:
 def test_unknown_class(name: str, advice: str) -> None:
     with pytest.raises(UserError, match=f"no class is called '{name}': .*{advice}"):
         network_channels([name], range(1, 118))
+
+
+def test_a_class_without_a_name_is_called_by_its_id() -> None:
+    assert [class_name(i) for i in (5, 51, 200)] == ["liver", "heart", "class 200"]

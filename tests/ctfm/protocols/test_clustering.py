@@ -13,6 +13,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.evaluation.intervals import estimate_weighted
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.protocols import run_clustering
@@ -89,7 +90,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("places", ["organs", "windows"])
 def test_tables_and_pictures_are_written(data: str, places: str, tmp_path: Path) -> None:
     encoder, out = str(Path(data).parent / "encoder.pt"), tmp_path / "out"
-    told = run_clustering([encoder], data, out=str(out), places=places, **QUICK)
+    told = call(run_clustering, [encoder], data, out=str(out), places=places, **QUICK)
     assert "organs in 4 scans" in told
     with (out / "metrics.csv").open() as file:
         found = {(row["encoder"], row["metric"]): row for row in csv.DictReader(file)}
@@ -110,17 +111,17 @@ def test_tables_and_pictures_are_written(data: str, places: str, tmp_path: Path)
     assert float(found["encoder.pt", "k-means NMI"]["mean"]) == pytest.approx(expected, abs=1e-5)
     assert (out / "clusters.png").stat().st_size > 10_000
     first = (out / "points.csv").read_bytes()
-    run_clustering([encoder], data, out=str(out), places=places, **QUICK)
+    call(run_clustering, [encoder], data, out=str(out), places=places, **QUICK)
     assert (out / "points.csv").read_bytes() == first
 
 
 def test_what_makes_no_sense_is_one_line(data: str, tmp_path: Path) -> None:
     encoder = str(Path(data).parent / "encoder.pt")
     with pytest.raises(UserError, match="places is 'all': choose organs or windows"):
-        run_clustering([encoder], data, out=str(tmp_path), places="all", **QUICK)
+        call(run_clustering, [encoder], data, out=str(tmp_path), places="all", **QUICK)
     with pytest.raises(UserError, match="two such classes are needed"):
-        run_clustering([encoder], data, out=str(tmp_path), classes=5, **QUICK)
+        call(run_clustering, [encoder], data, out=str(tmp_path), classes=5, **QUICK)
     with pytest.raises(UserError, match="1 scan of list 'validation'"):
-        run_clustering([encoder], data, out=str(tmp_path), scans=1, **QUICK)
+        call(run_clustering, [encoder], data, out=str(tmp_path), scans=1, **QUICK)
     with pytest.raises(UserError, match="most is 3"):
-        run_clustering([encoder], data, out=str(tmp_path), most=3, **QUICK)
+        call(run_clustering, [encoder], data, out=str(tmp_path), most=3, **QUICK)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.protocols import run_mir
 from ctfm.protocols.mir_cohorts import find_files, read_cohorts
@@ -96,7 +97,7 @@ def test_scans_of_the_same_kind_are_found(
 ) -> None:
     out = tmp_path / "out"
     arguments: Any = ([encoder], str(tables / "3D-MIR"), str(tables / "msd"), str(out))
-    told = run_mir(*arguments, **QUICK)
+    told = call(run_mir, *arguments, **QUICK)
     assert "published for CT-FM" in told
     assert "lesion group" in told
     with (out / "queries.csv").open() as file:
@@ -118,14 +119,14 @@ def test_scans_of_the_same_kind_are_found(
 
     first = (out / "metrics.csv").read_bytes()
     monkeypatch.setattr(PooledEncoder, "forward", None)  # nothing is computed again
-    assert run_mir(*arguments, **QUICK) == told
+    assert call(run_mir, *arguments, **QUICK) == told
     assert (out / "metrics.csv").read_bytes() == first
 
 
 def test_a_scan_is_the_minimum_over_its_patches(tables: Path, encoder: str, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra embeddings")
     out = tmp_path / "out"
-    run_mir([encoder], str(tables / "3D-MIR"), str(tables / "msd"), str(out), **QUICK)
+    call(run_mir, [encoder], str(tables / "3D-MIR"), str(tables / "msd"), str(out), **QUICK)
     (path,) = (out / "embeddings" / "encoder.pt").rglob("liver_001*.parquet")
     rows = parquet.ParquetFile(path).read().to_pylist()
     whole = next(row["embedding"] for row in rows if row["kind"] == "scan")
@@ -137,9 +138,9 @@ def test_a_scan_is_the_minimum_over_its_patches(tables: Path, encoder: str, tmp_
 def test_what_is_missing_is_one_line(tables: Path, encoder: str, tmp_path: Path) -> None:
     data, msd = str(tables / "3D-MIR"), str(tables / "msd")
     with pytest.raises(UserError, match=r"0 files liver_full_test_split\.csv below it"):
-        run_mir([encoder], msd, msd, str(tmp_path))
+        call(run_mir, [encoder], msd, msd, str(tmp_path))
     with pytest.raises(UserError, match=r"16 of 16 scans are not below it \(first: colon_000"):
-        run_mir([encoder], data, str(tmp_path), str(tmp_path))
+        call(run_mir, [encoder], data, str(tmp_path), str(tmp_path))
     copy = tmp_path / "twice" / "imagesTr"
     copy.mkdir(parents=True)
     for folder in ("a", "b"):
@@ -161,6 +162,6 @@ def test_a_bad_scan_is_told_when_the_others_are_done(
     broken.write_bytes(b"no scan")
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"1 of 16 scans failed .first: .*liver_003.*kept") as told:
-        run_mir([encoder], str(tables / "3D-MIR"), str(msd), str(out), **QUICK)
+        call(run_mir, [encoder], str(tables / "3D-MIR"), str(msd), str(out), **QUICK)
     assert "\n" not in str(told.value)
     assert len([*out.rglob("*.parquet")]) == 2 + 2 * 15, "two tables, two encoders"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.protocols import run_organ_mnist
 from ctfm.protocols.ranking import average_precision_at, hit_at, precision_at, rank
@@ -58,8 +59,8 @@ def encoder(tmp_path: Path) -> str:
 def test_the_same_organ_is_found(encoder: str, tmp_path: Path) -> None:
     data = write(tmp_path / "organmnist3d_64.npz")
     out = tmp_path / "out"
-    told = run_organ_mnist(
-        [encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50
+    told = call(
+        run_organ_mnist, [encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50
     )
     assert "published for CT-FM: AP@3 0.932" in told
     with (out / "metrics.csv").open() as file:
@@ -74,7 +75,9 @@ def test_the_same_organ_is_found(encoder: str, tmp_path: Path) -> None:
     organs = {row["organ"] for row in document["AP@3 by organ"]}
     assert organs == {"liver", "kidney-right", "kidney-left"}
     first = (out / "metrics.csv").read_bytes()
-    run_organ_mnist([encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50)
+    call(
+        run_organ_mnist, [encoder], str(data), str(out), random_seeds=2, device="cpu", resamples=50
+    )
     assert (out / "metrics.csv").read_bytes() == first
 
 
@@ -90,7 +93,7 @@ def test_axes_are_those_of_the_published_script(
 
     monkeypatch.setattr(PooledEncoder, "forward", note)
     data = write(tmp_path / "o.npz")
-    run_organ_mnist([encoder], str(data), str(tmp_path / "out"), batch_size=18, device="cpu",
+    call(run_organ_mnist, [encoder], str(data), str(tmp_path / "out"), batch_size=18, device="cpu",
                 resamples=10, amp=False)  # fmt: skip
     stored = np.load(data)["train_images"][:1].astype(np.float32) / 255
     published = stored[0][None].transpose(0, 3, 2, 1)  # item (1, 64, 64, 64) of medmnist
@@ -99,10 +102,10 @@ def test_axes_are_those_of_the_published_script(
 
 def test_files_that_are_none(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file: give organmnist3d_64"):
-        run_organ_mnist([encoder], str(tmp_path / "none.npz"))
+        call(run_organ_mnist, [encoder], str(tmp_path / "none.npz"))
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(UserError, match="not a data set of MedMNIST"):
-        run_organ_mnist([encoder], str(tmp_path / "other.npz"))
+        call(run_organ_mnist, [encoder], str(tmp_path / "other.npz"))
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(UserError, match="not a data set of MedMNIST"):
-        run_organ_mnist([encoder], str(tmp_path / "text.npz"))
+        call(run_organ_mnist, [encoder], str(tmp_path / "text.npz"))

@@ -15,6 +15,7 @@ import torch
 
 from ctfm.__main__ import main
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.protocols.occlusion import occlusion
 from ctfm.protocols.occlusion_saliency import run_saliency
@@ -75,7 +76,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_maps_and_tables_are_written(data: str, tmp_path: Path) -> None:
     encoder, out = str(Path(data).parent / "encoder.pt"), tmp_path / "out"
-    told = run_saliency([encoder], data, out=str(out), pictures=3, classes="1,5", **QUICK)
+    told = call(run_saliency, [encoder], data, out=str(out), pictures=3, classes="1,5", **QUICK)
     assert "patches: 6, scans: 3" in told
     with (out / "organs.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["encoder"] == "encoder.pt"]
@@ -101,14 +102,17 @@ def test_maps_and_tables_are_written(data: str, tmp_path: Path) -> None:
     assert heat.get_fdata().max() > 0
     assert len([*(out / "maps").glob("*.png")]) == 3
     first = (out / "organs.csv").read_bytes()
-    assert run_saliency([encoder], data, out=str(out), pictures=3, classes="1,5", **QUICK) == told
+    assert (
+        call(run_saliency, [encoder], data, out=str(out), pictures=3, classes="1,5", **QUICK)
+        == told
+    )
     assert (out / "organs.csv").read_bytes() == first
 
 
 def test_a_place_of_one_scan(data: str, tmp_path: Path) -> None:
     folder, out = Path(data).parent, tmp_path / "out"
     encoder, scan = str(folder / "encoder.pt"), str(folder / "s1" / "ct.nii.gz")
-    told = run_saliency([encoder], scan=scan, voxel=(20, 21, 22), out=str(out), **QUICK)
+    told = call(run_saliency, [encoder], scan=scan, voxel=(20, 21, 22), out=str(out), **QUICK)
     assert "patches: 1, scans: 1" in told
     names = sorted(path.name for path in (out / "maps").iterdir())
     assert names == [
@@ -146,10 +150,16 @@ def test_an_organ_of_one_scan_is_that_of_the_datalist(data: str, tmp_path: Path)
     folder = Path(data).parent
     encoder, scan = str(folder / "encoder.pt"), str(folder / "s0" / "ct.nii.gz")
     label = str(folder / "s0" / "label.nii.gz")
-    run_saliency(
-        [encoder], scan=scan, organ="liver", labels=label, out=str(tmp_path / "a"), **QUICK
+    call(
+        run_saliency,
+        [encoder],
+        scan=scan,
+        organ="liver",
+        labels=label,
+        out=str(tmp_path / "a"),
+        **QUICK,
     )
-    run_saliency([encoder], data, classes=5, scans=1, out=str(tmp_path / "b"), **QUICK)
+    call(run_saliency, [encoder], data, classes=5, scans=1, out=str(tmp_path / "b"), **QUICK)
     found = [(tmp_path / run / "metrics.csv").read_bytes() for run in "ab"]
     assert found[0] == found[1]
 
@@ -166,16 +176,16 @@ def test_places_that_make_no_sense(data: str, tmp_path: Path) -> None:
         ({"scan": scan, "voxel": (900, 1, 1)}, "has no voxel 900,1,1"),
     ):
         with pytest.raises(UserError, match=told):
-            run_saliency([encoder], **options, out=str(tmp_path / "out"), **QUICK)
+            call(run_saliency, [encoder], **options, out=str(tmp_path / "out"), **QUICK)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_there_is_one_line(data: str, tmp_path: Path) -> None:
     encoder = str(Path(data).parent / "encoder.pt")
     with pytest.raises(UserError, match="show none of the classes"):
-        run_saliency([encoder], data, out=str(tmp_path), classes=99, **QUICK)
+        call(run_saliency, [encoder], data, out=str(tmp_path), classes=99, **QUICK)
     rows = {"validation": [{"image": "s0/ct.nii.gz"}]}
     bare = Path(data).with_name("bare.json")
     bare.write_text(json.dumps(rows))
     with pytest.raises(UserError, match="no label file"):
-        run_saliency([encoder], str(bare), out=str(tmp_path), **QUICK)
+        call(run_saliency, [encoder], str(bare), out=str(tmp_path), **QUICK)

@@ -1,4 +1,4 @@
-"""Semantic search as a protocol: the probe's answers, summed up by scan."""
+"""Semantic search as a protocol: the answers of the ranking's search, summed up by scan."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from ctfm.commands.calling import call
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.protocols import run_semantic
-from ctfm.protocols.probing.search import Answers
+from ctfm.protocols.options import BootstrapOptions
+from ctfm.protocols.probing.search import SearchAnswers
 from ctfm.protocols.semantic import _by_class
 from support import make_ct, save
 
@@ -27,13 +29,13 @@ COARSE: dict[str, Any] = {
 
 def test_estimates_by_hand() -> None:
     """Three scans, two classes; intervals span the means that single scans have."""
-    answers = Answers(
+    answers = SearchAnswers(
         class_ids=np.array([51, 5, 51, 51]),
         queries=np.array([0, 0, 1, 2]),
         distances_mm=np.array([3.0, 10, 6, 9]),
         inside=np.array([1.0, 0, 1, 0]),
     )
-    found = _by_class(answers, seed=0, resamples=500)
+    found = _by_class(answers, BootstrapOptions(resamples=500))
     assert list(found) == ["all classes", "liver", "heart"]
     heart = found["heart"]["distance_mm"]
     assert (heart.mean, heart.cases) == (6, 3)
@@ -60,7 +62,7 @@ def test_table_is_written_for_each_class(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "encoder.pt")
     out = tmp_path / "out"
     arguments: Any = ([str(tmp_path / "encoder.pt")], str(tmp_path / "datalist.json"))
-    told = run_semantic(*arguments, out=str(out), **COARSE)
+    told = call(run_semantic, *arguments, out=str(out), **COARSE)
     assert "published for CT-FM: heart 5.6 mm" in told
     with (out / "metrics.csv").open() as file:
         found = {(r["encoder"], r["class"], r["metric"]): r for r in csv.DictReader(file)}
@@ -72,5 +74,5 @@ def test_table_is_written_for_each_class(tmp_path: Path) -> None:
     assert best <= mine
     assert (out / "distances.png").stat().st_size > 10_000
     first = (out / "metrics.csv").read_bytes()
-    assert run_semantic(*arguments, out=str(out), **COARSE) == told
+    assert call(run_semantic, *arguments, out=str(out), **COARSE) == told
     assert (out / "metrics.csv").read_bytes() == first

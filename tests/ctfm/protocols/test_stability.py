@@ -13,6 +13,7 @@ import torch
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.protocols import run_stability
 from ctfm.protocols.changes import CHANGES
@@ -128,7 +129,7 @@ def test_pairs_lie_closer_than_subjects(
 ) -> None:
     out = tmp_path / "out"
     arguments: Any = ([str(study / "encoder.pt")], str(study / "pairs.csv"))
-    told = run_stability(*arguments, out=str(out), **QUICK)
+    told = call(run_stability, *arguments, out=str(out), **QUICK)
     assert "within pairs / between subjects" in told
     with (out / "metrics.csv").open() as file:
         found = {(row["encoder"], row["metric"]): row for row in csv.DictReader(file)}
@@ -152,14 +153,14 @@ def test_pairs_lie_closer_than_subjects(
     assert document["settings"]["recipe"]["patch"] == [16, 16, 16]
     # a second run computes nothing, and says the same
     monkeypatch.setattr(PooledEncoder, "forward", None)
-    assert run_stability(*arguments, out=str(out), **QUICK) == told
+    assert call(run_stability, *arguments, out=str(out), **QUICK) == told
 
 
 def test_without_second_scans(study: Path, tmp_path: Path) -> None:
     (tmp_path / "scans.csv").write_text("first\n0.nii.gz\n1.nii.gz\n2.nii.gz\n")
-    told = run_stability(
-        [str(study / "encoder.pt")], str(tmp_path / "scans.csv"), base_dir=str(study),
-        out=str(tmp_path / "out"), **QUICK,
+    told = call(
+        run_stability, [str(study / "encoder.pt")], str(tmp_path / "scans.csv"),
+        base_dir=str(study), out=str(tmp_path / "out"), **QUICK,
     )  # fmt: skip
     assert "within pairs" not in told
     assert "sharper kernel / between subjects" in told
@@ -174,8 +175,8 @@ def test_tables_that_make_no_sense(study: Path, tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=told):
-            run_stability([encoder], str(path), out=str(tmp_path / "out"), **QUICK)
+            call(run_stability, [encoder], str(path), out=str(tmp_path / "out"), **QUICK)
     path.write_text("first,second\n0.nii.gz,none.nii.gz\n1.nii.gz,1_again.nii.gz\n")
     with pytest.raises(UserError, match="1 of 4 scans failed"):
-        run_stability([encoder], str(path), base_dir=str(study), out=str(tmp_path / "o"),
+        call(run_stability, [encoder], str(path), base_dir=str(study), out=str(tmp_path / "o"),
                   changes=False, **QUICK)  # fmt: skip

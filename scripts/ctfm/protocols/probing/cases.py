@@ -1,4 +1,4 @@
-"""Labelled scans as the probe sees them: a volume, its windows, and where the organs lie."""
+"""Labelled scans as a search of organs sees them: volume, windows, and where the organs lie."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ from torch import Tensor
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.contract.tasks import AXCODES, HU_WINDOW
-from ctfm.embedding.inputs import soft_tissue
+from ctfm.embedding.inputs import apply_steps, soft_tissue
 from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.grids import world
 from ctfm.imaging.transforms import LoadScand
 
-__all__ = ["Case", "load_cases", "scan_name"]
-
-Row = Mapping[str, Any]
+__all__ = ["OrganCase", "load_cases", "scan_name"]
 
 
 @dataclass(frozen=True)
-class Case:
+class OrganCase:
     """A scan with what its labels say of its windows.
 
     A window stands for the voxel ``start + patch // 2``, as in the published search.
@@ -60,20 +58,20 @@ class Case:
     outside: frozenset[int]
     affine: Array
 
-    def places(self, starts: Array) -> Array:
+    def locations(self, starts: Array) -> Array:
         """Where windows stand, by their first voxels (N, 3), in mm, (N, 3)."""
         return world(self.affine, starts + np.asarray(self.grid.patch) // 2)
 
 
 def load_cases(
-    rows: Sequence[Row],
+    rows: Sequence[Mapping[str, Any]],
     base_dir: str,
     class_ids: Sequence[int] | None,
     spacing: Sequence[float],
     patch: Sequence[int],
     overlap: float,
     input_check: str = "error",
-) -> list[Case]:
+) -> list[OrganCase]:
     """Read labelled scans.
 
     Args:
@@ -93,7 +91,8 @@ def load_cases(
     for row in rows:
         if not isinstance(row.get("label"), str):
             raise UserError(f"{row['image']}: the datalist has no label file for it: give one")
-        loaded = _load(row, steps)
+        files = {key: str(row[key]) for key in ("image", "label")}
+        loaded = apply_steps(steps, files, *files.values())
         name = scan_name(str(row["image"]), base_dir)
         cases.append(_case(name, loaded, class_ids, (tuple(patch), overlap)))
     return cases
@@ -124,17 +123,6 @@ def _check_grids(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _load(row: Row, steps: Compose) -> dict[str, Any]:
-    try:
-        return dict(steps({key: row[key] for key in ("image", "label")}))
-    except RuntimeError as error:  # MONAI wraps what a transform raises
-        if isinstance(error.__cause__, UserError):
-            text = str(error.__cause__)
-            named = text.startswith((row["image"], row["label"]))
-            raise UserError(text if named else f"{row['image']}: {text}") from error
-        raise
-
-
 def scan_name(path: str, base_dir: str) -> str:
     """A scan's path below a folder; outside of it, the path as it is."""
     image, base = Path(path), Path(base_dir).absolute()
@@ -146,7 +134,7 @@ def _case(
     loaded: Mapping[str, Any],
     class_ids: Sequence[int] | None,
     windows: tuple[tuple[int, ...], float],
-) -> Case:
+) -> OrganCase:
     image, affine = loaded["image"], loaded["image"].affine.numpy()
     labels = loaded["label"][0].as_tensor().round().int().numpy()
     grid = WindowGrid(tuple(image.shape[1:]), *windows)
@@ -154,7 +142,7 @@ def _case(
     centroids = _centroids(labels, class_ids)
     nearest = {i: np.rint(voxel).astype(int) for i, voxel in centroids.items()}
     points = grid.starts() + half
-    return Case(
+    return OrganCase(
         name=name,
         image=image.as_tensor(),
         grid=grid,
@@ -171,9 +159,9 @@ def _centroids(labels: Array, class_ids: Sequence[int] | None) -> dict[int, Arra
     """Centre of mass of each class that is there, in voxels."""
     flat = np.flatnonzero(labels)
     ids = labels.reshape(-1)[flat]
-    places = np.unravel_index(flat, labels.shape)
+    voxels = np.unravel_index(flat, labels.shape)
     counts = np.bincount(ids)
-    sums = np.stack([np.bincount(ids, weights=axis, minlength=len(counts)) for axis in places])
+    sums = np.stack([np.bincount(ids, weights=axis, minlength=len(counts)) for axis in voxels])
     found = np.flatnonzero(counts)
     wanted = found if class_ids is None else [i for i in class_ids if i in found]
     return {int(i): sums[:, i] / counts[i] for i in wanted}

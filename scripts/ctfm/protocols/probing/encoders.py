@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ctfm.base.errors import UserError
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.weights.audit import fingerprint
+from ctfm.weights.encoders import architecture_for_ct, encoder_from, random_encoder
 from ctfm.weights.layouts import Architecture
 from ctfm.weights.loading import read_encoder
 
@@ -46,18 +45,9 @@ class Candidate:
 
     def network(self) -> PooledEncoder:
         """The encoder, with its weights, in evaluation mode."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed or 0)
-            network = PooledEncoder(
-                spatial_dims=self.architecture.spatial_dims,
-                in_channels=self.architecture.in_channels,
-                init_filters=self.architecture.init_filters,
-                blocks_down=self.architecture.blocks_down,
-            )
-        if self.source is not None:
-            network.load_state_dict(read_encoder(self.source).tensors)
-        network.eval()
-        return network
+        if self.source is None:
+            return random_encoder(self.architecture, self.seed or 0)
+        return encoder_from(self.source)
 
 
 def find_candidates(sources: Sequence[str]) -> list[Candidate]:
@@ -73,7 +63,7 @@ def find_candidates(sources: Sequence[str]) -> list[Candidate]:
     """
     paths = [path for source in sources for path in _expand(str(source))]
     if not paths:
-        raise UserError("no checkpoint is given: ctfm probe CHECKPOINT… --data DATALIST")
+        raise UserError("no checkpoint is given: ctfm rank CHECKPOINT… --data DATALIST")
     unique = list(dict.fromkeys(paths))
     candidates = [_candidate(path, name) for path, name in _names(unique).items()]
     return sorted(candidates, key=lambda c: (c.epoch is None, c.epoch or 0))
@@ -117,10 +107,7 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
 
 def _candidate(path: str, name: str) -> Candidate:
     weights = read_encoder(path)
-    architecture = Architecture.of(weights.tensors)
-    assert architecture is not None  # read_encoder has seen to it
-    if (architecture.spatial_dims, architecture.in_channels) != (3, 1):
-        raise UserError(f"{path} is {architecture}: CT has three dimensions and one channel")
+    architecture = architecture_for_ct(weights, path)
     epoch = EPOCH.search(name)
     return Candidate(
         name=name,

@@ -1,4 +1,4 @@
-"""The probe's results as files and on the terminal."""
+"""A ranking as files and on the terminal."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from matplotlib.ticker import MaxNLocator
 
 from ctfm.base.files import atomic_path
 from ctfm.protocols.probing.encoders import Candidate
-from ctfm.protocols.probing.scores import BEST_WINDOW, CHANCE, Result, Score, by_rank
+from ctfm.protocols.probing.scores import BEST_WINDOW, CHANCE, OrganScore, Ranking, by_rank
 
 __all__ = ["format_table", "write_report"]
 
 COLUMNS = ("checkpoint", "class_id", "class", "pairs", "median_mm", "mean_mm", "share_inside")
 
 
-def write_report(result: Result, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write ``probe.csv``, ``probe.json`` and ``probe.png``, each of them whole.
+def write_report(ranking: Ranking, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write ``rank.csv``, ``rank.json`` and ``rank.png``, each of them whole.
 
     Args:
-        result: what was found.
+        ranking: what is written.
         folder: made where it does not exist.
         settings: what the figures depend on, as JSON has it.
 
@@ -37,28 +37,28 @@ def write_report(result: Result, folder: Path, settings: Mapping[str, Any]) -> N
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for name, scores in _rows(result):
+    for name, scores in _rows(ranking):
         for one in scores:
             figures = (one.median_mm, one.mean_mm, one.inside)
             head = (name, "" if one.class_id is None else one.class_id, one.class_name, one.pairs)
             writer.writerow([*head, *(f"{figure:.6g}" for figure in figures)])
     contents = {
-        "probe.csv": text.getvalue(),
-        "probe.json": json.dumps(_document(result, settings), indent=4) + "\n",
+        "rank.csv": text.getvalue(),
+        "rank.json": json.dumps(_document(ranking, settings), indent=4) + "\n",
     }
     for name, content in contents.items():
         with atomic_path(folder / name) as path:
             path.write_text(content, encoding="utf-8")
-    with atomic_path(folder / "probe.png") as path:
-        _figure(result).savefig(path, format="png", dpi=120)
+    with atomic_path(folder / "rank.png") as path:
+        _figure(ranking).savefig(path, format="png", dpi=120)
 
 
-def format_table(result: Result) -> str:
+def format_table(ranking: Ranking) -> str:
     """All classes together, best first; what no encoder makes comes last."""
     lines = [("", "checkpoint", "median mm", "mean mm", "inside", "answers")]
-    for rank, (name, scores) in enumerate(_rows(result), start=1):
+    for rank, (name, scores) in enumerate(_rows(ranking), start=1):
         whole = scores[0]
-        number = "" if name in result.limits else str(rank)
+        number = "" if name in ranking.limits else str(rank)
         distances = f"{whole.median_mm:.1f}", f"{whole.mean_mm:.1f}"
         lines.append((number, name, *distances, f"{whole.inside:.1%}", str(whole.pairs)))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -73,15 +73,15 @@ def _pad(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     return padded
 
 
-def _rows(result: Result) -> Iterator[tuple[str, list[Score]]]:
+def _rows(ranking: Ranking) -> Iterator[tuple[str, list[OrganScore]]]:
     """Encoders by rank, random ones among them, then the limits."""
-    encoders = by_rank([*result.checkpoints, *result.random])
+    encoders = by_rank([*ranking.checkpoints, *ranking.random])
     yield from ((candidate.name, scores) for candidate, scores in encoders)
-    yield from result.limits.items()
+    yield from ranking.limits.items()
 
 
-def _document(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
-    def encoders(found: Sequence[tuple[Candidate, list[Score]]]) -> list[dict[str, Any]]:
+def _document(ranking: Ranking, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def encoders(found: Sequence[tuple[Candidate, list[OrganScore]]]) -> list[dict[str, Any]]:
         return [
             {
                 "name": candidate.name,
@@ -97,24 +97,24 @@ def _document(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
         ]
 
     return {
-        "best": result.checkpoints[0][0].name,
-        "verdict": result.verdict(),
-        "checkpoints": encoders(result.checkpoints),
-        "random": encoders(result.random),
-        "random_median_mm": result.random_band(),
-        "limits": {name: _summary(scores[0]) for name, scores in result.limits.items()},
+        "best": ranking.checkpoints[0][0].name,
+        "verdict": ranking.verdict(),
+        "checkpoints": encoders(ranking.checkpoints),
+        "random": encoders(ranking.random),
+        "random_median_mm": ranking.random_band(),
+        "limits": {name: _summary(scores[0]) for name, scores in ranking.limits.items()},
         "settings": dict(settings),
     }
 
 
-def _summary(whole: Score) -> dict[str, Any]:
+def _summary(whole: OrganScore) -> dict[str, Any]:
     figures = asdict(whole)
     return {name: figures[name] for name in ("pairs", "median_mm", "mean_mm", "inside")}
 
 
-def _figure(result: Result) -> Figure:
+def _figure(ranking: Ranking) -> Figure:
     """Median distance of each checkpoint, by epoch where all have one, over the random band."""
-    found = [(candidate, scores[0].median_mm) for candidate, scores in result.checkpoints]
+    found = [(candidate, scores[0].median_mm) for candidate, scores in ranking.checkpoints]
     epochs = [candidate.epoch for candidate, _ in found]
     by_epoch = None not in epochs and len(set(epochs)) == len(epochs)
     if by_epoch:
@@ -123,11 +123,11 @@ def _figure(result: Result) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    low, high = result.random_band()
+    low, high = ranking.random_band()
     axes.axhspan(low, high, color="0.8", label="encoders with random weights")
     axes.axhline((low + high) / 2, color="0.6", linewidth=1)
     for name, style in ((CHANCE, ":"), (BEST_WINDOW, "--")):
-        level = result.limits[name][0].median_mm
+        level = ranking.limits[name][0].median_mm
         axes.axhline(level, color="0.3", linestyle=style, linewidth=1, label=name)
     axes.plot(places, [median for _, median in found], "o-" if by_epoch else "o", color="tab:blue")
     axes.set_ylim(bottom=0)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ctfm.base.types import Array
+from ctfm.contract.classes import class_name
 from ctfm.protocols.probing.encoders import Candidate
-from ctfm.protocols.probing.search import Answers
+from ctfm.protocols.probing.search import SearchAnswers
 
-__all__ = ["BEST_WINDOW", "CHANCE", "Result", "Score", "by_rank", "score"]
+__all__ = ["BEST_WINDOW", "CHANCE", "OrganScore", "Ranking", "by_rank", "score"]
 
 #: Rows that no encoder makes, to read the others by.
 BEST_WINDOW, CHANCE = "nearest window", "random window"
 
 
 @dataclass(frozen=True)
-class Score:
+class OrganScore:
     """How an encoder answers, for a class or for all of them.
 
     Attributes:
@@ -39,8 +40,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was found.
+class Ranking:
+    """Checkpoints and what they are read beside.
 
     Attributes:
         checkpoints: checkpoints and their scores, best first; the first score of each is over all
@@ -49,14 +50,16 @@ class Result:
         limits: `BEST_WINDOW` and `CHANCE` -> scores.
     """
 
-    checkpoints: list[tuple[Candidate, list[Score]]]
-    random: list[tuple[Candidate, list[Score]]]
-    limits: dict[str, list[Score]]
+    checkpoints: list[tuple[Candidate, list[OrganScore]]]
+    random: list[tuple[Candidate, list[OrganScore]]]
+    limits: dict[str, list[OrganScore]]
 
     @classmethod
-    def ranked(
-        cls, scores: Sequence[tuple[Candidate, list[Score]]], limits: dict[str, list[Score]]
-    ) -> Result:
+    def of(
+        cls,
+        scores: Sequence[tuple[Candidate, list[OrganScore]]],
+        limits: dict[str, list[OrganScore]],
+    ) -> Ranking:
         """Sort encoders `by_rank`, checkpoints and random ones apart."""
         ranked = by_rank(scores)
         return cls(
@@ -82,28 +85,29 @@ class Result:
         )
 
 
-def score(answers: Answers, names: Mapping[int, str]) -> list[Score]:
+def score(answers: SearchAnswers) -> list[OrganScore]:
     """Scores over all answers, then over those of each class.
 
     Args:
         answers: of one encoder.
-        names: class id -> name.
     """
     whole = _score(answers, np.ones(len(answers.class_ids), dtype=bool), None, "all classes")
     classes = [int(i) for i in np.unique(answers.class_ids)]
     return [
         whole,
-        *(_score(answers, answers.class_ids == i, i, names.get(i, f"class {i}")) for i in classes),
+        *(_score(answers, answers.class_ids == i, i, class_name(i)) for i in classes),
     ]
 
 
-def by_rank(scores: Sequence[tuple[Candidate, list[Score]]]) -> list[tuple[Candidate, list[Score]]]:
+def by_rank(
+    scores: Sequence[tuple[Candidate, list[OrganScore]]],
+) -> list[tuple[Candidate, list[OrganScore]]]:
     """The best first: by median distance over all answers, then by mean."""
     return sorted(scores, key=lambda one: (one[1][0].median_mm, one[1][0].mean_mm))
 
 
-def _score(answers: Answers, mine: Array, class_id: int | None, name: str) -> Score:
-    return Score(
+def _score(answers: SearchAnswers, mine: Array, class_id: int | None, name: str) -> OrganScore:
+    return OrganScore(
         class_id=class_id,
         class_name=name,
         pairs=int(mine.sum()),

@@ -13,13 +13,13 @@ from torch.nn import functional
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.embedding.inferer import embed_windows
-from ctfm.protocols.probing.cases import Case
+from ctfm.protocols.probing.cases import OrganCase
 
-__all__ = ["Answers", "best_window", "chance", "search", "shared_classes"]
+__all__ = ["SearchAnswers", "best_window", "chance", "search", "shared_classes"]
 
 
 @dataclass(frozen=True)
-class Answers:
+class SearchAnswers:
     """One answer for each ordered pair of scans and each class that both show.
 
     Attributes:
@@ -35,7 +35,7 @@ class Answers:
     inside: Array
 
 
-def shared_classes(cases: Sequence[Case]) -> Iterator[tuple[int, int, list[int]]]:
+def shared_classes(cases: Sequence[OrganCase]) -> Iterator[tuple[int, int, list[int]]]:
     """Positions of query and target, in all ordered pairs, and the classes that both show."""
     for query, target in permutations(range(len(cases)), 2):
         both = [i for i in cases[query].centroids if i in cases[target].centroids]
@@ -44,11 +44,11 @@ def shared_classes(cases: Sequence[Case]) -> Iterator[tuple[int, int, list[int]]
 
 
 def search(
-    cases: Sequence[Case],
+    cases: Sequence[OrganCase],
     apply: Callable[[Tensor], Tensor],
     batch_size: int,
     progress: bool = False,
-) -> Answers:
+) -> SearchAnswers:
     """Answer with an encoder: the window with the largest cosine to the query's embedding.
 
     Every window is embedded once, and every query.
@@ -72,7 +72,7 @@ def search(
     return _collect(cases, answer)
 
 
-def best_window(cases: Sequence[Case]) -> Answers:
+def best_window(cases: Sequence[OrganCase]) -> SearchAnswers:
     """What the grid of windows allows at best: the window nearest to the organ's centre."""
 
     def answer(_query: int, target: int, both: Sequence[int]) -> tuple[Array, Array]:
@@ -82,7 +82,7 @@ def best_window(cases: Sequence[Case]) -> Answers:
     return _collect(cases, answer)
 
 
-def chance(cases: Sequence[Case]) -> Answers:
+def chance(cases: Sequence[OrganCase]) -> SearchAnswers:
     """What a window drawn at random gives on average."""
 
     def answer(_query: int, target: int, both: Sequence[int]) -> tuple[Array, Array]:
@@ -94,7 +94,7 @@ def chance(cases: Sequence[Case]) -> Answers:
 
 
 def _embed(
-    case: Case, apply: Callable[[Tensor], Tensor], batch_size: int, progress: bool
+    case: OrganCase, apply: Callable[[Tensor], Tensor], batch_size: int, progress: bool
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of all windows (N, F) and of the queries (K, F), of length one."""
     starts = np.stack([*case.grid.starts(), *case.query_starts.values()])
@@ -103,22 +103,22 @@ def _embed(
     return unit[: len(case.points)], unit[len(case.points) :]
 
 
-def _distances(case: Case, class_ids: Sequence[int]) -> Array:
+def _distances(case: OrganCase, class_ids: Sequence[int]) -> Array:
     """From each organ's centre to each window's point, mm, (classes, N)."""
     centres = np.stack([case.centroids[i] for i in class_ids])
     distances: Array = np.linalg.norm(case.points[None] - centres[:, None], axis=2)
     return distances
 
 
-def _judge(case: Case, class_ids: Sequence[int], windows: Array) -> tuple[Array, Array]:
+def _judge(case: OrganCase, class_ids: Sequence[int], windows: Array) -> tuple[Array, Array]:
     """Distance of each answer, and whether it lies inside, both (classes,)."""
     distances = _distances(case, class_ids)[np.arange(len(windows)), windows]
     return distances, (case.point_ids[windows] == np.asarray(class_ids)).astype(float)
 
 
 def _collect(
-    cases: Sequence[Case], answer: Callable[[int, int, Sequence[int]], tuple[Array, Array]]
-) -> Answers:
+    cases: Sequence[OrganCase], answer: Callable[[int, int, Sequence[int]], tuple[Array, Array]]
+) -> SearchAnswers:
     parts = []
     for query, target, both in shared_classes(cases):
         parts.append((np.asarray(both), np.full(len(both), query), *answer(query, target, both)))
@@ -126,4 +126,4 @@ def _collect(
         raise UserError(
             f"no class is in two of the {len(cases)} scans: give more scans, or other --classes"
         )
-    return Answers(*map(np.concatenate, zip(*parts, strict=True)))
+    return SearchAnswers(*map(np.concatenate, zip(*parts, strict=True)))

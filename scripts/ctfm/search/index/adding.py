@@ -16,7 +16,7 @@ from ctfm.base.optional import require
 from ctfm.base.options import is_on
 from ctfm.base.sharding import Shard, find_shard
 from ctfm.embedding.table import DESCRIPTION, TABLE
-from ctfm.search.index.index import PURPOSE, RESERVED, Index
+from ctfm.search.index.index import AXES, PURPOSE, RESERVED, Index, quoted
 from ctfm.search.index.retrying import patiently
 
 __all__ = ["EXACT_ROWS", "add_embeddings"]
@@ -141,18 +141,17 @@ def _keyed(arrow: Any, rows: Any, prefix: str) -> Any:
     """The columns of the index; a patch is known by its scan and its place to a micrometre."""
     columns = rows.to_pydict() if rows.num_rows == 0 else rows.drop(["embedding"]).to_pydict()
     scans = [prefix + scan for scan in columns["scan"]]
-    axes = ("x_mm", "y_mm", "z_mm")
-    places = zip(*(columns[axis] for axis in axes), strict=True)
+    points = zip(*(columns[axis] for axis in AXES), strict=True)
     keys = [
-        f"{scan}|{kind}" + ("" if kind == "scan" else "|" + ",".join(f"{mm:.3f}" for mm in place))
-        for scan, kind, place in zip(scans, columns["kind"], places, strict=True)
+        f"{scan}|{kind}" + ("" if kind == "scan" else "|" + ",".join(f"{mm:.3f}" for mm in point))
+        for scan, kind, point in zip(scans, columns["kind"], points, strict=True)
     ]
     return arrow.table(
         {
             "key": keys,
             "scan": scans,
             "kind": rows["kind"],
-            **{axis: rows[axis] for axis in axes},
+            **{axis: rows[axis] for axis in AXES},
             "embedding": rows["embedding"],
         }
     )
@@ -185,7 +184,7 @@ def _check_known(index: Index, batch: Any) -> None:
     scans = [i for i, kind in enumerate(batch["kind"].to_pylist()) if kind == "scan"]
     wanted = batch.take(scans)
     keys = wanted["key"].to_pylist()
-    listed = ", ".join(f"'{_quoted(key)}'" for key in keys)
+    listed = ", ".join(f"'{quoted(key)}'" for key in keys)
     there = index.rows(["key", "embedding"], f"key IN ({listed})") if keys else None
     if there is None or there.num_rows == 0:
         return
@@ -265,7 +264,3 @@ def _missing(index: Index, extra: Mapping[str, Any]) -> int:
     """Scans of the CSV that are not in the index."""
     known = index.rows(["scan"], "kind = 'scan'")["scan"].to_pylist() if extra else []
     return len(extra.keys() - {*known})
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -14,7 +14,7 @@ from ctfm.base.files import atomic_path
 from ctfm.base.optional import require
 from ctfm.search.index.retrying import patiently
 
-__all__ = ["ANN_INDEX", "LEAST_ROWS", "RESERVED", "Index", "ann_parameters"]
+__all__ = ["ANN_INDEX", "AXES", "LEAST_ROWS", "RESERVED", "Index", "ann_parameters", "quoted"]
 
 TABLE = "embeddings"
 DESCRIPTION = "index.json"
@@ -25,8 +25,10 @@ LEAST_ROWS = 256
 #: With this mark of its own, LanceDB refuses to add a key that another process added meanwhile, and
 #: looks again; without it, two processes that add the same rows at the same moment both do.
 ONCE = {"lance-schema:unenforced-primary-key": "true"}
+#: Columns of a patch's centre, RAS+.
+AXES = ("x_mm", "y_mm", "z_mm")
 #: Columns of every index; others are metadata of the user's.
-RESERVED = ("key", "scan", "kind", "x_mm", "y_mm", "z_mm", "embedding")
+RESERVED = ("key", "scan", "kind", *AXES, "embedding")
 
 
 class Index:
@@ -188,13 +190,18 @@ def ann_parameters(rows: int, dimension: int) -> dict[str, Any]:
     }
 
 
+def quoted(text: str) -> str:
+    """A text as it stands between the quotes of a SQL condition."""
+    return text.replace("'", "''")
+
+
 def _schema(dimension: int) -> Any:
     arrow = require("pyarrow", purpose=PURPOSE, extra="index")
     text, number = arrow.string(), arrow.float64()
-    places = [(axis, number) for axis in ("x_mm", "y_mm", "z_mm")]
+    centre = [(axis, number) for axis in AXES]
     embedding = ("embedding", arrow.list_(arrow.float32(), dimension))
     key = arrow.field("key", text, nullable=False, metadata=ONCE)
-    return arrow.schema([key, ("scan", text), ("kind", text), *places, embedding])
+    return arrow.schema([key, ("scan", text), ("kind", text), *centre, embedding])
 
 
 def _is_ours(path: Path) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,18 @@ import numpy as np
 from ctfm.base.errors import UserError
 from ctfm.base.optional import require
 from ctfm.base.types import Array
+from ctfm.embedding.embedder import Embedder
 from ctfm.search.index.adding import EXACT_ROWS
-from ctfm.search.index.index import PURPOSE, Index
+from ctfm.search.index.index import AXES, PURPOSE, Index
+from ctfm.search.options import SearchEncoder
 
-__all__ = ["Hit", "Searcher", "merge_hits"]
+__all__ = ["Hit", "Searcher", "load_encoder", "merge_hits", "open_indexes"]
 
 #: Candidates that are compared exactly, for each hit of the approximate index: with 10 of them,
 #: 57 % of the true ones were found among a million rows, with 50 of them 99.5 %.
 REFINE = 50
 #: Lists of it that are looked through.
 PROBES = 32
-PLACE = ("x_mm", "y_mm", "z_mm")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Searcher:
 
     def __init__(self, index: Index, kind: str = "scan", where: str | None = None) -> None:
         self.index = index
-        self.columns = ["scan", *PLACE, *index.metadata]
+        self.columns = ["scan", *AXES, *index.metadata]
         self.condition = f"kind = '{kind}'" + ("" if where is None else f" AND ({where})")
         self.rows = index.count(self.condition)
         if self.rows == 0:
@@ -129,12 +131,44 @@ class Searcher:
         return [self._hit(row, 1 - row["_distance"]) for row in rows]
 
     def _hit(self, row: Mapping[str, Any], similarity: float) -> Hit:
-        place = None if row["x_mm"] is None else (row["x_mm"], row["y_mm"], row["z_mm"])
+        x, y, z = (row[axis] for axis in AXES)
+        point = None if x is None else (x, y, z)
         return Hit(
-            similarity, row["scan"], place, {name: row[name] for name in self.index.metadata}
+            similarity, row["scan"], point, {name: row[name] for name in self.index.metadata}
         )
 
 
 def merge_hits(shards: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
     """The best k of several indexes' hits: an index that outgrows one disk is split into shards."""
     return nlargest(k, (hit for hits in shards for hit in hits), key=lambda hit: hit.similarity)
+
+
+def open_indexes(folders: Iterable[str | Path]) -> list[Index]:
+    """Open indexes that are searched as one.
+
+    Args:
+        folders: shards of one index, made with one encoder and recipe.
+
+    Raises:
+        UserError: none is given, one is no index, or they were made by different encoders.
+    """
+    indexes = [Index(folder) for folder in folders]
+    if not indexes:
+        raise UserError("no index is given: add --index DIR")
+    for other in indexes[1:]:
+        indexes[0].check_same(other.description)
+    return indexes
+
+
+def load_encoder(index: Index, encoder: SearchEncoder) -> Embedder:
+    """The encoder that made an index, with the index's recipe.
+
+    Raises:
+        UserError: no checkpoint is given, or it is another encoder.
+    """
+    if encoder.checkpoint is None:
+        raise UserError("a scan needs the index's encoder: add --checkpoint FILE")
+    made_with = index.description
+    embedder = Embedder.load(str(encoder.checkpoint), made_with["recipe"], encoder.device)
+    index.check_same({**made_with, "encoder_sha256": embedder.fingerprint})
+    return embedder

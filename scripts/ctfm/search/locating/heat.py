@@ -1,7 +1,8 @@
-"""Likeness of windows as a map on the grid of a scan, and as a NIfTI file."""
+"""Similarity of windows as a map on the grid of a scan, and as a NIfTI file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -10,17 +11,17 @@ from scipy import ndimage
 
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.search.locating.places import Scan
-from ctfm.search.locating.search import Found
+from ctfm.search.locating.locations import PreparedScan
+from ctfm.search.locating.search import SimilarityMap
 
-__all__ = ["heat_map", "write_heat_map"]
+__all__ = ["heat_map", "moved", "write_heat_map"]
 
 
-def heat_map(found: Found, scan: Scan) -> Array:
+def heat_map(similarities: SimilarityMap, scan: PreparedScan) -> Array:
     """Cosines between windows, linearly, for each stored voxel.
 
     Args:
-        found: of the windows over `scan.image`.
+        similarities: of the windows over `scan.image`.
         scan: the target.
 
     Returns:
@@ -28,8 +29,8 @@ def heat_map(found: Found, scan: Scan) -> Array:
     """
     image = scan.image.affine.numpy().astype(float)
     shape = tuple(scan.stored.shape[1:])
-    heat = _moved(found.cosines, found.affine(image), scan.affine, shape, 1, "nearest")
-    box = _moved(np.ones(scan.image.shape[1:]), image, scan.affine, shape, 0, "constant")
+    heat = moved(similarities.cosines, similarities.affine(image), scan.affine, shape, 1, "nearest")
+    box = moved(np.ones(scan.image.shape[1:]), image, scan.affine, shape, 0)
     heat[box == 0] = 0
     return heat
 
@@ -49,13 +50,27 @@ def write_heat_map(heat: Array, affine: Array, path: Path) -> None:
         nib.save(image, temporary)
 
 
-def _moved(
-    values: Array, affine: Array, target: Array, shape: tuple[int, ...], order: int, mode: str
+def moved(
+    values: Array,
+    affine: Array,
+    target: Array,
+    shape: Sequence[int],
+    order: int,
+    beyond: str = "constant",
 ) -> Array:
-    """Values on one grid at the voxels of another."""
+    """Values on one grid at the voxels of another.
+
+    Args:
+        values: (D, H, W).
+        affine: (4, 4) of their grid.
+        target: (4, 4) of the other.
+        shape: of the other.
+        order: 1: linear between voxels; 0: the nearest.
+        beyond: the edge there is 0 ("constant"), or the value at the edge ("nearest").
+    """
     matrix = np.linalg.inv(affine) @ target
-    moved: Array = ndimage.affine_transform(
-        np.asarray(values, np.float32), matrix[:3, :3], matrix[:3, 3], shape, np.float32,
-        order=order, mode=mode,
+    values_there: Array = ndimage.affine_transform(
+        np.asarray(values, np.float32), matrix[:3, :3], matrix[:3, 3], tuple(shape), np.float32,
+        order=order, mode=beyond,
     )  # fmt: skip
-    return moved
+    return values_there

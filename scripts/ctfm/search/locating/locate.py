@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +16,81 @@ from ctfm import __version__
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
-from ctfm.contract.tasks import ENCODER
+from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
-from ctfm.embedding.recipes import make_recipe
+from ctfm.embedding.options import WindowOptions
 from ctfm.embedding.windows import cut_window
 from ctfm.imaging.grids import world
 from ctfm.pictures.located import View, draw_search
 from ctfm.search.locating.heat import heat_map, write_heat_map
-from ctfm.search.locating.places import Place, Scan, find_place, read_labelled
-from ctfm.search.locating.search import WORK, Found, Likeness, look_closer, look_everywhere
+from ctfm.search.locating.locations import (
+    Location,
+    PreparedScan,
+    find_location,
+    read_prepared,
+)
+from ctfm.search.locating.search import (
+    WORK,
+    SimilarityMap,
+    WindowSimilarity,
+    look_closer,
+    look_everywhere,
+)
+from ctfm.search.options import LocationOptions, SearchEncoder
 
-__all__ = ["locate_place"]
+__all__ = ["LocatingEncoder", "locate"]
 
 #: Other places that are told beside the answer, at least so many windows from each other.
 OTHERS, APART = 4, 3
 Record = dict[str, Any]
 
 
-def locate_place(
+@dataclass(frozen=True, kw_only=True)
+class LocatingEncoder(SearchEncoder):
+    """The encoder whose embeddings are compared, and how it computes.
+
+    Attributes:
+        sw_batch_size: windows that pass the encoder together.
+        amp: compute in the fast number format of the device.
+        progress: show a bar, on a terminal.
+    """
+
+    sw_batch_size: int = 16
+    amp: bool = True
+    progress: bool = True
+
+    def load(self, windows: WindowOptions) -> Embedder:
+        """The encoder with the recipe of the semantic search.
+
+        Raises:
+            UserError: there is no encoder, or an option is not usable.
+        """
+        if self.checkpoint is None:
+            raise UserError(
+                "no encoder is given: add --checkpoint FILE (ctfm weights fetch gets one)"
+            )
+        recipe = windows.recipe("semantic_search")
+        return Embedder.load(
+            str(self.checkpoint), recipe, self.device, self.amp, self.sw_batch_size
+        )
+
+
+LOCATION, WINDOWS, ENCODER = LocationOptions(), WindowOptions(), LocatingEncoder()
+
+
+def locate(
     query: str,
     target: str,
-    checkpoint: str | None = None,
     out: str = "locate",
-    point: Any = None,
-    voxel: Any = None,
-    organ: Any = None,
+    location: LocationOptions = LOCATION,
     labels_query: str | None = None,
     labels_target: str | None = None,
     work: float = WORK,
     exhaustive: bool = False,
-    spacing: Sequence[float] | None = None,
-    patch: Sequence[int] | None = None,
-    overlap: float | None = None,
-    sw_batch_size: int = 16,
-    device: str | None = None,
-    amp: bool = True,
-    input_check: str = "error",
-    progress: bool = True,
+    windows: WindowOptions = WINDOWS,
+    encoder: LocatingEncoder = ENCODER,
 ) -> str:
-    """Find a place of one scan in another, by the likeness of embeddings.
+    """Find a place of one scan in another, by the similarity of embeddings.
 
     The answer is the centre of the window whose embedding has the largest cosine to that of the
     patch around the place, as in the published semantic search.
@@ -62,24 +98,14 @@ def locate_place(
     Args:
         query: scan that shows the place: NIfTI, NRRD, MHA/MHD, or a DICOM series.
         target: scan in which it is looked for.
-        checkpoint: encoder, as file, folder or repository id.
         out: folder for locate.json, locate.png and similarity.nii.gz.
-        point: the place, x,y,z in mm, RAS+.
-        voxel: the place, i,j,k of the query's stored array, from 0.
-        organ: class (name or id) whose centre of mass is the place where none is given, and from
-            which the answer's distance is told; None: the class at the place.
+        location: the place; the answer's distance is told from the organ.
         labels_query: label map of the query.
         labels_target: label map of the target, which the answer is held against.
         work: share of the work of looking at every window in full that is done, above 0.125.
         exhaustive: look at every window in full.
-        spacing: voxel size in mm, axes SPL; None: 1,1,1, as published.
-        patch: voxels of a window; None: 64,64,64, as published.
-        overlap: share of a window that neighbours have in common; None: 0.625, as published.
-        sw_batch_size: windows that pass the encoder together.
-        device: such as cuda:0; None: a GPU if there is one.
-        amp: compute in the fast number format of the device.
-        input_check: what to do about values that are no CT's: error, warn or off.
-        progress: show a bar.
+        windows: as published where nothing else is said.
+        encoder: whose embeddings are compared.
 
     Returns:
         The answer in some lines.
@@ -87,44 +113,46 @@ def locate_place(
     Raises:
         UserError: a file, the place or an option is not usable.
     """
-    if checkpoint is None:
-        raise UserError("no encoder is given: add --checkpoint FILE (ctfm weights fetch gets one)")
-    changes = {"spacing": spacing, "patch": patch, "overlap": overlap}
-    recipe = make_recipe("semantic_search", **{k: v for k, v in changes.items() if v is not None})
-    if min(recipe["patch"]) < ENCODER.divisor:  # of half of less, the encoder leaves nothing
-        raise UserError(f"patch is {recipe['patch']}: give sides from {ENCODER.divisor}")
-    embedder = Embedder.load(str(checkpoint), recipe, device, amp, sw_batch_size)
-    seen = read_labelled(embedder, query, labels_query, input_check)
-    place = find_place(seen, point, voxel, organ)
-    searched = read_labelled(embedder, target, labels_target, input_check)
+    embedder = encoder.load(windows)
+    seen = read_prepared(embedder, query, labels_query, encoder.input_check)
+    sought = find_location(seen, location)
+    searched = read_prepared(embedder, target, labels_target, encoder.input_check)
     start = time.perf_counter()
-    found = _search(embedder, seen, place, searched, None if exhaustive else work, progress)
+    share = None if exhaustive else work
+    similarities = _search(embedder, seen, sought, searched, share, encoder.progress)
     seconds = time.perf_counter() - start
     document = {
-        "query": _described(seen, place.point),
-        **_answers(searched, found),
-        "organ": _judged(searched, place, found),
-        "windows": _counted(found),
+        "query": _described(seen, sought.point),
+        **_answers(searched, similarities),
+        "organ": _judged(searched, sought, similarities),
+        "windows": _counted(similarities),
         "seconds": round(seconds, 3),
         "recipe": embedder.recipe,
         "encoder_sha256": embedder.fingerprint,
         "ctfm_version": __version__,
     }
-    _write(Path(out).expanduser(), document, (seen, searched), found, place)
+    _write(Path(out).expanduser(), document, (seen, searched), similarities, sought)
     return _told(document, out)
 
 
 def _search(
-    embedder: Embedder, seen: Scan, place: Place, searched: Scan, work: float | None, progress: bool
-) -> Found:
-    corner = embedder.starts_at(seen.image, place.point[None])[0]
+    embedder: Embedder,
+    seen: PreparedScan,
+    location: Location,
+    searched: PreparedScan,
+    work: float | None,
+    progress: bool,
+) -> SimilarityMap:
+    corner = embedder.starts_at(seen.image, location.point[None])[0]
     patch = cut_window(seen.image.as_tensor(), corner, embedder.patch)
-    likeness = Likeness.of(embedder, patch, searched.image, progress)
+    similarity = WindowSimilarity.of(embedder, patch, searched.image, progress)
     grid = embedder.grid(searched.image)
-    return look_everywhere(likeness, grid) if work is None else look_closer(likeness, grid, work)
+    return (
+        look_everywhere(similarity, grid) if work is None else look_closer(similarity, grid, work)
+    )
 
 
-def _described(scan: Scan, point: Array) -> Record:
+def _described(scan: PreparedScan, point: Array) -> Record:
     return {
         "scan": scan.path,
         "point_mm": [round(float(mm), 2) for mm in point],
@@ -132,54 +160,58 @@ def _described(scan: Scan, point: Array) -> Record:
     }
 
 
-def _answers(scan: Scan, found: Found) -> Record:
-    """The answer, and the best places that are none of its neighbours."""
-    affine, half = scan.image.affine.numpy(), np.asarray(found.grid.patch) // 2
-    places = [
+def _answers(scan: PreparedScan, similarities: SimilarityMap) -> Record:
+    """The answer, and the best locations that are none of its neighbours."""
+    affine, half = scan.image.affine.numpy(), np.asarray(similarities.grid.patch) // 2
+    locations = [
         {**_described(scan, world(affine, (start + half)[None])[0]), "similarity": round(cosine, 5)}
-        for start, cosine in found.places(APART, 1 + OTHERS)
+        for start, cosine in similarities.best(APART, 1 + OTHERS)
     ]
-    return {"answer": places[0], "others": places[1:]}
+    return {"answer": locations[0], "others": locations[1:]}
 
 
-def _judged(scan: Scan, place: Place, found: Found) -> Record | None:
+def _judged(scan: PreparedScan, location: Location, similarities: SimilarityMap) -> Record | None:
     """How far the answer is from the organ that was meant; None: that is not known."""
-    if scan.labels is None or place.organ is None:
+    if scan.labels is None or location.organ is None:
         return None
-    centre = scan.centroid(place.organ)
-    answer = _answers(scan, found)["answer"]
+    centre = scan.centroid(location.organ)
+    answer = _answers(scan, similarities)["answer"]
     known = centre is not None
     return {
-        "class_id": place.organ,
-        "name": TOTALSEGMENTATOR_V2.get(place.organ, f"class {place.organ}"),
+        "class_id": location.organ,
+        "name": class_name(location.organ),
         "centroid_mm": [round(float(mm), 2) for mm in centre] if centre is not None else None,
         "distance_mm": round(float(norm(centre - answer["point_mm"])), 2) if known else None,
-        "inside": scan.label_at(np.array(answer["voxel"])) == place.organ if known else None,
+        "inside": scan.label_at(np.array(answer["voxel"])) == location.organ if known else None,
     }
 
 
-def _counted(found: Found) -> Record:
-    full, total = int(found.looked_at.sum()), int(found.looked_at.size)
+def _counted(similarities: SimilarityMap) -> Record:
+    full, total = int(similarities.looked_at.sum()), int(similarities.looked_at.size)
     return {
         "total": total,
         "in_full": full,
         "at_half_resolution": 0 if full == total else total,
-        "share_of_work": round(found.work, 4),
+        "share_of_work": round(similarities.work, 4),
     }
 
 
 def _write(
-    folder: Path, document: Record, scans: tuple[Scan, Scan], found: Found, place: Place
+    folder: Path,
+    document: Record,
+    scans: tuple[PreparedScan, PreparedScan],
+    similarities: SimilarityMap,
+    location: Location,
 ) -> None:
     seen, searched = scans
-    heat = heat_map(found, searched)
+    heat = heat_map(similarities, searched)
     write_heat_map(heat, searched.affine, folder / "similarity.nii.gz")
     recipe, answer, told = document["recipe"], document["answer"], document["query"]
     sides = zip(recipe["patch"], recipe["spacing"], strict=True)
     box = tuple(voxels * mm for voxels, mm in sides)
     views = [
         View(Path(scan.path).name, scan.stored[0].numpy(), scan.affine, _inside(scan, voxel), box,
-             warm, None if scan.labels is None else scan.labels == place.organ)
+             warm, None if scan.labels is None else scan.labels == location.organ)
         for scan, voxel, warm in ((seen, told["voxel"], None), (searched, answer["voxel"], heat))
     ]  # fmt: skip
     captions = f"looked for: {_spelled(told)}", _caption(document)
@@ -188,15 +220,15 @@ def _write(
         temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
 
-def _inside(scan: Scan, voxel: Sequence[int]) -> tuple[int, ...]:
+def _inside(scan: PreparedScan, voxel: Sequence[int]) -> tuple[int, ...]:
     """The nearest voxel that there is: windows reach over the edge."""
     last = np.array(scan.stored.shape[1:]) - 1
     return tuple(int(i) for i in np.clip(voxel, 0, last))
 
 
-def _spelled(place: Record) -> str:
-    point = ", ".join(f"{mm:.1f}" for mm in place["point_mm"])
-    return f"{point} mm (voxel {', '.join(map(str, place['voxel']))})"
+def _spelled(location: Record) -> str:
+    point = ", ".join(f"{mm:.1f}" for mm in location["point_mm"])
+    return f"{point} mm (voxel {', '.join(map(str, location['voxel']))})"
 
 
 def _caption(document: Record) -> str:

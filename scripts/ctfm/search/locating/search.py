@@ -1,6 +1,6 @@
 """Where in a scan is the patch that is most alike? All windows, or few of them and nearly as sure.
 
-A window stands for the voxel ``start + patch // 2``, as in the published search. Its likeness is
+A window stands for the voxel ``start + patch // 2``, as in the published search. Its similarity is
 the cosine of its embedding with the query's.
 """
 
@@ -22,7 +22,7 @@ from ctfm.embedding.inferer import embed_windows
 from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.grids import world
 
-__all__ = ["Found", "Likeness", "look_closer", "look_everywhere"]
+__all__ = ["SimilarityMap", "WindowSimilarity", "look_closer", "look_everywhere"]
 
 #: A window at half the resolution has an eighth of the voxels, hence of the work.
 HALF_COST = 1 / 8
@@ -39,7 +39,7 @@ DOUBT = 0.5
 
 
 @dataclass(frozen=True)
-class Likeness:
+class WindowSimilarity:
     """Cosines of windows of a scan with a query.
 
     Attributes:
@@ -53,8 +53,8 @@ class Likeness:
     @classmethod
     def of(
         cls, embedder: Embedder, patch: Tensor, image: MetaTensor, progress: bool = False
-    ) -> Likeness:
-        """Likeness of places in a scan to a patch of another.
+    ) -> WindowSimilarity:
+        """Similarity of windows of a scan to a patch of another.
 
         Args:
             embedder: the encoder.
@@ -84,8 +84,8 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Likeness of all windows of a grid, some of them estimated.
+class SimilarityMap:
+    """Similarity of all windows of a grid, some of them estimated.
 
     Attributes:
         grid: the windows.
@@ -99,7 +99,7 @@ class Found:
     looked_at: Array
     work: float
 
-    def places(self, apart: int, most: int) -> list[tuple[Array, float]]:
+    def best(self, apart: int, most: int) -> list[tuple[Array, float]]:
         """The best windows that were looked at, none close to a better one.
 
         Args:
@@ -110,15 +110,15 @@ class Found:
             First voxel (3,) and cosine of each, the best first.
         """
         left = np.where(self.looked_at, self.cosines, -np.inf)
-        found: list[tuple[Array, float]] = []
-        while len(found) < most and np.isfinite(left.max()):
-            best = np.array(np.unravel_index(int(left.argmax()), left.shape))
-            found.append((best * self.grid.step, float(left[tuple(best)])))
-            left[tuple(slice(max(0, i - apart + 1), i + apart) for i in best)] = -np.inf
-        return found
+        best_windows: list[tuple[Array, float]] = []
+        while len(best_windows) < most and np.isfinite(left.max()):
+            window = np.array(np.unravel_index(int(left.argmax()), left.shape))
+            best_windows.append((window * self.grid.step, float(left[tuple(window)])))
+            left[tuple(slice(max(0, i - apart + 1), i + apart) for i in window)] = -np.inf
+        return best_windows
 
     def affine(self, affine: Array) -> Array:
-        """(4, 4): index of a window to the place in mm that it stands for.
+        """(4, 4): index of a window to the location in mm that it stands for.
 
         Args:
             affine: of the scan as the encoder sees it.
@@ -130,20 +130,22 @@ class Found:
         return matrix
 
 
-def look_everywhere(likeness: Likeness, grid: WindowGrid) -> Found:
+def look_everywhere(similarity: WindowSimilarity, grid: WindowGrid) -> SimilarityMap:
     """Embed every window, as the published search does."""
-    cosines = likeness.full(grid.starts()).reshape(grid.counts)
-    return Found(grid, cosines, np.ones(grid.counts, bool), 1.0)
+    cosines = similarity.full(grid.starts()).reshape(grid.counts)
+    return SimilarityMap(grid, cosines, np.ones(grid.counts, bool), 1.0)
 
 
-def look_closer(likeness: Likeness, grid: WindowGrid, work: float = WORK) -> Found:
+def look_closer(
+    similarity: WindowSimilarity, grid: WindowGrid, work: float = WORK
+) -> SimilarityMap:
     """Look at every window at half the resolution, and closer at the most promising ones.
 
     Windows are looked at in rounds. What the cosines at full resolution were larger or smaller
     by than those at half of it corrects the estimates of windows nearby.
 
     Args:
-        likeness: of windows.
+        similarity: of windows.
         grid: of windows; where there are few, all are looked at.
         work: share of the work of embedding every window that is done, from above 1/8 to 1.
 
@@ -155,9 +157,9 @@ def look_closer(likeness: Likeness, grid: WindowGrid, work: float = WORK) -> Fou
     starts = grid.starts()
     number = len(starts)
     if number <= FEW:
-        return look_everywhere(likeness, grid)
-    half = likeness.half(starts)
-    places = starts / np.asarray(grid.step)
+        return look_everywhere(similarity, grid)
+    half = similarity.half(starts)
+    positions = starts / np.asarray(grid.step)
     wanted = max(1, int((work - HALF_COST) * number))
     seen: Array = np.empty(0, dtype=int)
     cosines = np.empty(0)
@@ -166,20 +168,20 @@ def look_closer(likeness: Likeness, grid: WindowGrid, work: float = WORK) -> Fou
         estimates[seen] = -np.inf
         best = np.argsort(-estimates, kind="stable")[: min(ROUND, wanted - len(seen))]
         seen = np.concatenate([seen, best])
-        cosines = np.concatenate([cosines, likeness.full(starts[best])])
-        estimates = half + _correction(places, places[seen], cosines - half[seen])
+        cosines = np.concatenate([cosines, similarity.full(starts[best])])
+        estimates = half + _correction(positions, positions[seen], cosines - half[seen])
     estimates[seen] = cosines
     looked_at = np.zeros(number, dtype=bool)
     looked_at[seen] = True
     shape = grid.counts
     done = HALF_COST + len(seen) / number
-    return Found(grid, estimates.reshape(shape), looked_at.reshape(shape), done)
+    return SimilarityMap(grid, estimates.reshape(shape), looked_at.reshape(shape), done)
 
 
-def _correction(places: Array, known: Array, differences: Array) -> Array:
-    """Expected differences at places (N, 3), from those at known ones (K, 3): near ones tell."""
+def _correction(positions: Array, known: Array, differences: Array) -> Array:
+    """Expected differences at windows (N, 3), from those at known ones (K, 3): near ones tell."""
     mean = differences.mean()
-    squares = (places**2).sum(1)[:, None] + (known**2).sum(1) - 2 * places @ known.T
+    squares = (positions**2).sum(1)[:, None] + (known**2).sum(1) - 2 * positions @ known.T
     weights = np.exp(-squares / (2 * REACH**2))
     near: Array = mean + weights @ (differences - mean) / (weights.sum(1) + DOUBT)
     return near

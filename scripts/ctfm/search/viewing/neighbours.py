@@ -1,4 +1,4 @@
-"""From a place that was clicked to places in other scans that are like it."""
+"""From a location that was clicked to locations in other scans that are like it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
-from ctfm.embedding.embedder import Embedder
-from ctfm.search.index.index import Index
-from ctfm.search.index.searching import Searcher, merge_hits
+from ctfm.search.index.index import quoted
+from ctfm.search.index.searching import Searcher, load_encoder, merge_hits, open_indexes
+from ctfm.search.options import SearchEncoder
 from ctfm.search.viewing.scene import Scene
 
 __all__ = ["Neighbours"]
@@ -28,10 +28,8 @@ class Neighbours:
     Args:
         scene: what the page shows.
         indexes: folders of indexes made with one encoder and recipe: shards of one.
-        checkpoint: the encoder that it was made with.
+        encoder: that it was made with.
         k: hits.
-        device: such as cuda:0; None: a GPU if there is one.
-        input_check: what to do about values that are no CT's: error, warn or off.
 
     Raises:
         UserError: an index is of another encoder, or none holds patches.
@@ -41,19 +39,13 @@ class Neighbours:
         self,
         scene: Scene,
         indexes: Iterable[str],
-        checkpoint: str,
+        encoder: SearchEncoder,
         k: int = 10,
-        device: str | None = None,
-        input_check: str = "error",
     ) -> None:
         self.scene = scene
-        self.indexes = [Index(folder) for folder in indexes]
-        made_with = self.indexes[0].description
-        for other in self.indexes[1:]:
-            other.check_same(made_with)
-        self.embedder = Embedder.load(checkpoint, made_with["recipe"], device)
-        self.indexes[0].check_same({**made_with, "encoder_sha256": self.embedder.fingerprint})
-        self.k, self.input_check = k, input_check
+        self.indexes = open_indexes(indexes)
+        self.embedder = load_encoder(self.indexes[0], encoder)
+        self.k, self.input_check = k, encoder.input_check
         self._lock = Lock()  # one network, one scan at a time
         self._seen = lru_cache(KEPT)(self._read)
         self._searchers: dict[str | None, list[Searcher]] = {}
@@ -103,7 +95,7 @@ class Neighbours:
     def _of_others(self, own: str | None) -> list[Searcher]:
         """Rows of all scans but one: a scan would find itself."""
         if own not in self._searchers:
-            name = (own or "").replace("'", "''")
+            name = quoted(own or "")
             where = None if own is None else f"scan <> '{name}' AND NOT ends_with(scan, '/{name}')"
             condition = "kind = 'patch'" + (f" AND ({where})" if where else "")
             filled = [one for one in self.indexes if one.count(condition)]
@@ -123,7 +115,7 @@ class Neighbours:
         return found
 
 
-def check_place(document: Any, volumes: int) -> tuple[int, list[float]]:
+def check_location(document: Any, volumes: int) -> tuple[int, list[float]]:
     """What the page asks for.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ctfm.base.errors import UserError
 from ctfm.imaging.scans import describe
-from ctfm.search.viewing.neighbours import Neighbours, check_place
+from ctfm.search.viewing.neighbours import Neighbours, check_location
 from ctfm.search.viewing.scene import Scene
 
 __all__ = ["Site", "make_server"]
@@ -134,7 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
             document = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise UserError("the question is no JSON") from error
-        return self.served.neighbours.nearest(*check_place(document, len(self.served.scene.files)))
+        return self.served.neighbours.nearest(
+            *check_location(document, len(self.served.scene.files))
+        )
 
     def _parts(self) -> list[str] | None:
         """The address below the secret; None: it was refused.

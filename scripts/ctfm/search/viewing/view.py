@@ -9,6 +9,7 @@ from typing import Any
 
 from ctfm.base.errors import UserError
 from ctfm.base.options import is_on
+from ctfm.search.options import SearchEncoder
 from ctfm.search.viewing.neighbours import Neighbours
 from ctfm.search.viewing.niivue import find_niivue, install_niivue
 from ctfm.search.viewing.scene import make_scene
@@ -18,6 +19,7 @@ __all__ = ["open_view"]
 
 PORT = 8765
 CHECKS = ("error", "warn", "off")
+ENCODER = SearchEncoder()
 
 
 def open_view(
@@ -25,14 +27,12 @@ def open_view(
     labels: str | None = None,
     heat: str | None = None,
     index: str | Sequence[str] | None = None,
-    checkpoint: str | None = None,
+    encoder: SearchEncoder = ENCODER,
     scans: str | None = None,
     k: int = 10,
     port: int = PORT,
     browser: bool = False,
     install: bool = False,
-    device: str | None = None,
-    input_check: str = "error",
 ) -> str:
     """Serve one page, to this machine alone: a scan, and places in other scans that are like one.
 
@@ -42,14 +42,12 @@ def open_view(
         heat: map to lie over it, such as ``similarity.nii.gz`` of `ctfm locate`.
         index: folder of an index with patches, or of several made alike: a click then finds places
             like the one clicked.
-        checkpoint: the index's encoder.
+        encoder: the index's.
         scans: folder of the scans in the index, to look at what was found.
         k: hits.
         port: of the page; 0: any that is free.
         browser: open the page.
         install: fetch NiiVue, which draws the scans, once; nothing else uses the network.
-        device: such as cuda:0; None: a GPU if there is one.
-        input_check: what to do about values that are no CT's: error, warn or off.
 
     Returns:
         What was done, in a line, once it was stopped.
@@ -63,19 +61,19 @@ def open_view(
             return f"NiiVue -> {path}"
     if scan is None:
         raise UserError("no scan is given: ctfm view SCAN.nii.gz --labels FILE")
-    if (index is None) != (checkpoint is None):
+    if (index is None) != (encoder.checkpoint is None):
         raise UserError("a search needs both --index DIR and --checkpoint FILE, its encoder")
     _check_whole("k", k, 1)
     _check_whole("port", port, 0, 65535)
-    if input_check not in CHECKS:  # the first click would tell
-        raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
+    if encoder.input_check not in CHECKS:  # the first click would tell
+        raise UserError(f"input_check is {encoder.input_check!r}: choose error, warn or off")
     opens = is_on("browser", browser)
     niivue = find_niivue()
     scene = make_scene(scan, labels, heat, scans)
     neighbours = None
-    if index is not None and checkpoint is not None:
+    if index is not None:
         folders = [index] if isinstance(index, str) else list(index)
-        neighbours = Neighbours(scene, folders, str(checkpoint), k, device, input_check)
+        neighbours = Neighbours(scene, folders, encoder, k)
     site = Site(scene, niivue, secrets.token_urlsafe(12), neighbours)
     with make_server(site, port) as server:
         address = f"http://{LOOPBACK}:{server.server_address[1]}/{site.token}/"

@@ -1,4 +1,4 @@
-"""The probe: against loops by hand, an encoder made to be right, and what it refuses."""
+"""Ranking: against loops by hand, an encoder made to be right, and what it refuses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from monai.networks.nets.segresnet_ds import SegResEncoder
 from torch import Tensor
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.contract.classes import v2_ids
 from ctfm.embedding.windows import cut_window
 from ctfm.networks.encoders import PooledEncoder
-from ctfm.protocols.probing.cases import Case, load_cases
+from ctfm.protocols.options import class_ids_of
+from ctfm.protocols.probing.cases import OrganCase, load_cases
 from ctfm.protocols.probing.encoders import find_candidates, random_candidates
-from ctfm.protocols.probing.ranking import class_ids_of, rank_checkpoints
+from ctfm.protocols.probing.ranking import rank_checkpoints
 from ctfm.protocols.probing.search import best_window, chance, search
 from support import make_ct, save
 
@@ -32,7 +34,7 @@ TINY: dict[str, Any] = {"init_filters": 4, "in_channels": 1, "blocks_down": (1, 
 PATCH = (16, 16, 16)
 #: Axes as CT-FM has them, so that voxels of files are voxels of the search.
 SPL = np.array([[0, 0, -3.0, 60], [0, -3.0, 0, 70], [3.0, 0, 0, 80], [0, 0, 0, 1]])
-#: What makes the probe run in a second.
+#: What makes a ranking run in a second.
 COARSE: dict[str, Any] = {
     "spacing": (3, 3, 3),
     "patch": PATCH,
@@ -76,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def cases(data: str) -> list[Case]:
+def cases(data: str) -> list[OrganCase]:
     folder = Path(data).parent
     rows = json.loads(Path(data).read_text())["validation"]
     absolute = [{key: str(folder / name) for key, name in row.items()} for row in rows]
@@ -89,7 +91,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 class TestCases:
-    def test_places_are_those_of_the_files(self, data: str, cases: list[Case]) -> None:
+    def test_places_are_those_of_the_files(self, data: str, cases: list[OrganCase]) -> None:
         for number, case in enumerate(cases):
             label = nib.load(Path(data).parent / f"{number}_label.nii.gz")
             array = np.asarray(label.dataobj)
@@ -105,7 +107,7 @@ class TestCases:
                 assert found == (array[tuple(voxel)] if inside else 0)
             assert len(set(case.point_ids)) > 1
 
-    def test_a_query_is_centred_on_its_organ(self, cases: list[Case]) -> None:
+    def test_a_query_is_centred_on_its_organ(self, cases: list[OrganCase]) -> None:
         case = cases[0]
         for start in case.query_starts.values():
             middle = cut_window(case.image, start, PATCH)[0, 8, 8, 8]
@@ -128,7 +130,7 @@ class TestCases:
 
 class TestSearch:
     @torch.no_grad()
-    def test_answers_are_those_of_a_loop(self, cases: list[Case]) -> None:
+    def test_answers_are_those_of_a_loop(self, cases: list[OrganCase]) -> None:
         network = encoder()
         found = search(cases, network, batch_size=7)
         embedded = {
@@ -148,7 +150,7 @@ class TestSearch:
         np.testing.assert_allclose(found.distances_mm, distances)
         np.testing.assert_array_equal(found.inside, inside)
 
-    def test_each_window_and_query_is_embedded_once(self, cases: list[Case]) -> None:
+    def test_each_window_and_query_is_embedded_once(self, cases: list[OrganCase]) -> None:
         seen = []
 
         def count(patches: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class TestSearch:
         search(cases, count, batch_size=50)
         assert sum(seen) == sum(len(case.points) + len(case.centroids) for case in cases)
 
-    def test_limits_are_those_of_a_loop(self, cases: list[Case]) -> None:
+    def test_limits_are_those_of_a_loop(self, cases: list[OrganCase]) -> None:
         best, random = best_window(cases), chance(cases)
         place = 0
         for query, target in permutations(cases, 2):
@@ -216,7 +218,7 @@ def ramp(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return hu, label
 
 
-class TestProbe:
+class TestRanking:
     def test_the_encoder_that_is_right_is_named(self, tmp_path: Path) -> None:
         data = write_scans(tmp_path, [ramp(seed) for seed in range(2)], SPL)
         for name, network in (("right", brightness_encoder()), ("wrong", encoder(0))):
@@ -226,26 +228,26 @@ class TestProbe:
         )
         out = tmp_path / "out"
         options = {**COARSE, "overlap": 0.625, "random_seeds": 3, "out": str(out)}
-        printed = rank_checkpoints([str(tmp_path / "*.pt")], data, **options)
+        printed = call(rank_checkpoints, [str(tmp_path / "*.pt")], data, **options)
         assert printed.splitlines()[-1].startswith("best: right.pt, median ")
         assert "inside; below all 3 random encoders (" in printed
-        document = json.loads((out / "probe.json").read_text())
+        document = json.loads((out / "rank.json").read_text())
         right = document["checkpoints"][0]
         step_mm = 6 * 3
         assert right["median_mm"] <= document["limits"]["nearest window"]["median_mm"] + step_mm / 2
         assert document["random_median_mm"][0] > right["median_mm"] + step_mm
         assert [one["name"] for one in document["checkpoints"]] == ["right.pt", "wrong.pt"]
-        printed = rank_checkpoints([str(tmp_path / "wrong.pt")], data, **options)
+        printed = call(rank_checkpoints, [str(tmp_path / "wrong.pt")], data, **options)
         assert "inside; NOT below all 3 random encoders (" in printed
 
     def test_files(self, data: str, checkpoint: str, tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "epoch_0020.pt", encoder(8))
         options = {**COARSE, "out": str(tmp_path / "out"), "random_seeds": 2}
-        printed = rank_checkpoints([checkpoint, str(tmp_path / "*.pt")], data, **options)
+        printed = call(rank_checkpoints, [checkpoint, str(tmp_path / "*.pt")], data, **options)
         names = {path.name for path in (tmp_path / "out").iterdir()}
-        assert names == {"probe.csv", "probe.json", "probe.png"}
-        assert (tmp_path / "out" / "probe.png").read_bytes()[:4] == b"\x89PNG"
-        with (tmp_path / "out" / "probe.csv").open() as file:
+        assert names == {"rank.csv", "rank.json", "rank.png"}
+        assert (tmp_path / "out" / "rank.png").read_bytes()[:4] == b"\x89PNG"
+        with (tmp_path / "out" / "rank.csv").open() as file:
             rows = list(csv.DictReader(file))
         encoders = {
             "epoch_0010.pt", "epoch_0020.pt", "random, seed 0", "random, seed 1",
@@ -259,7 +261,7 @@ class TestProbe:
         assert mine[0]["class_id"] == ""
         mean = np.mean([float(row["mean_mm"]) for row in mine[1:]])
         assert float(mine[0]["mean_mm"]) == pytest.approx(mean, rel=1e-4)
-        document = json.loads((tmp_path / "out" / "probe.json").read_text())
+        document = json.loads((tmp_path / "out" / "rank.json").read_text())
         assert sorted(one["epoch"] for one in document["checkpoints"]) == [10, 20]
         assert document["best"] in printed.splitlines()[-1]
         assert document["settings"]["scans"] == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
@@ -269,17 +271,19 @@ class TestProbe:
         out = tmp_path / "out"
         contents = []
         for _ in range(2):
-            rank_checkpoints([checkpoint], data, **COARSE, out=str(out), scans=2)
+            call(rank_checkpoints, [checkpoint], data, **COARSE, out=str(out), scans=2)
             torch.rand(3)  # other draws outside must not matter
-            contents.append([(out / name).read_bytes() for name in ("probe.csv", "probe.json")])
+            contents.append([(out / name).read_bytes() for name in ("rank.csv", "rank.json")])
         assert contents[0] == contents[1]
 
     def test_only_the_classes_that_are_asked_for(
         self, data: str, checkpoint: str, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
-        rank_checkpoints([checkpoint], data, **COARSE, classes=(1, 5, 7), scans=2, out=str(out))
-        with (out / "probe.csv").open() as file:
+        call(
+            rank_checkpoints, [checkpoint], data, **COARSE, classes=(1, 5, 7), scans=2, out=str(out)
+        )
+        with (out / "rank.csv").open() as file:
             assert {row["class_id"] for row in csv.DictReader(file)} == {"", "1", "5"}
 
     @pytest.mark.parametrize(
@@ -298,7 +302,7 @@ class TestProbe:
         ring[8:32, 8:32, 20] = False
         hu[ring], label[ring] = 40, 20
         data = write_scans(tmp_path, [(hu, label), make_ct(1)])
-        printed = rank_checkpoints([checkpoint], data, **COARSE, out=str(tmp_path / "out"))
+        printed = call(rank_checkpoints, [checkpoint], data, **COARSE, out=str(tmp_path / "out"))
         remark = printed.splitlines()[-2]
         assert "1 of 7 queries are centred outside their organ" in remark
         assert "count all the same, as published (colon)" in remark
@@ -361,8 +365,11 @@ class TestMistakes:
         self, options: dict[str, Any], message: str, data: str, checkpoint: str, tmp_path: Path
     ) -> None:
         with pytest.raises(UserError, match=message):
-            rank_checkpoints(
-                [checkpoint], data, **{**COARSE, "out": str(tmp_path / "out"), **options}
+            call(
+                rank_checkpoints,
+                [checkpoint],
+                data,
+                **{**COARSE, "out": str(tmp_path / "out"), **options},
             )
         assert not (tmp_path / "out").exists()
 
@@ -383,14 +390,14 @@ class TestMistakes:
         hu, label = make_ct()
         data = write_scans(tmp_path, [(hu, label), (hu, label[:-1])])
         with pytest.raises(UserError, match=r"1_label.nii.gz: has .* give its own label"):
-            rank_checkpoints([checkpoint], data, **COARSE, out=str(tmp_path / "out"))
+            call(rank_checkpoints, [checkpoint], data, **COARSE, out=str(tmp_path / "out"))
 
     def test_a_scan_without_label_or_without_body(self, checkpoint: str, tmp_path: Path) -> None:
         hu, label = make_ct()
         data = write_scans(tmp_path, [(hu, label), (hu.clip(max=-50), label)])
         with pytest.raises(UserError, match=r"1.nii.gz: nothing lies above 0 HU"):
-            rank_checkpoints([checkpoint], data, **COARSE, out=str(tmp_path / "out"))
+            call(rank_checkpoints, [checkpoint], data, **COARSE, out=str(tmp_path / "out"))
         rows = [{"image": "0.nii.gz"}, {"image": "1.nii.gz", "label": 1}]
         (tmp_path / "datalist.json").write_text(json.dumps({"validation": rows}))
         with pytest.raises(UserError, match=r"0.nii.gz: the datalist has no label file"):
-            rank_checkpoints([checkpoint], data, **COARSE, out=str(tmp_path / "out"))
+            call(rank_checkpoints, [checkpoint], data, **COARSE, out=str(tmp_path / "out"))

@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("lancedb", reason="needs the extra index: pip install 'ct-fm-bundles[index]'")
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.table import EmbeddingTable
@@ -127,7 +128,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, query: str, out: Path, **options: Any) -> tuple[str, dict[str, Any]]:
-    told = search_scan(query, [str(root / "i")], out=str(out), device="cpu", **options)
+    told = call(search_scan, query, [str(root / "i")], out=str(out), device="cpu", **options)
     return told, json.loads((out / "hits.json").read_text())
 
 

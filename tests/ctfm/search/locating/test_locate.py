@@ -16,12 +16,13 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 
 from ctfm.__main__ import main
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.imaging.grids import world
 from ctfm.networks.encoders import PooledEncoder
-from ctfm.search.locating.locate import locate_place
-from ctfm.search.locating.places import read_labelled
+from ctfm.search.locating.locate import locate
+from ctfm.search.locating.locations import read_prepared
 from support import make_ct, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,8 +72,9 @@ def test_the_same_place_is_found_however_a_scan_is_stored(
 ) -> None:
     point = window_of(scans[0], checkpoint, 171)
     out = tmp_path / "out"
-    text = locate_place(
-        str(scans[0]), str(scans[1]), checkpoint, str(out), point=point.tolist(),
+    text = call(
+        locate, str(scans[0]), str(scans[1]), str(out), checkpoint=checkpoint,
+        point=point.tolist(),
         exhaustive=exhaustive, **OPTIONS,
     )  # fmt: skip
     found = document(out)
@@ -105,8 +107,9 @@ def test_the_same_place_is_found_however_a_scan_is_stored(
 def test_labels_say_how_far_the_answer_lies(
     scans: tuple[Path, Path], checkpoint: str, tmp_path: Path
 ) -> None:
-    text = locate_place(
-        str(scans[0]), str(scans[1]), checkpoint, str(tmp_path / "out"), organ="liver",
+    text = call(
+        locate, str(scans[0]), str(scans[1]), str(tmp_path / "out"), checkpoint=checkpoint,
+        organ="liver",
         labels_query=str(tmp_path / "a_labels.nii.gz"),
         labels_target=str(tmp_path / "b_labels.nii.gz"), **OPTIONS,
     )  # fmt: skip
@@ -132,8 +135,9 @@ def test_an_organ_that_the_target_does_not_show_has_no_distance(
     label = nib.load(tmp_path / "b_labels.nii.gz")
     without = np.where(np.asanyarray(label.dataobj) == 1, 0, np.asanyarray(label.dataobj))
     save(without.astype(np.uint8), tmp_path / "c_labels.nii.gz", label.affine)
-    text = locate_place(
-        str(scans[0]), str(scans[1]), checkpoint, str(tmp_path / "out"), organ="spleen",
+    text = call(
+        locate, str(scans[0]), str(scans[1]), str(tmp_path / "out"), checkpoint=checkpoint,
+        organ="spleen",
         labels_query=str(tmp_path / "a_labels.nii.gz"),
         labels_target=str(tmp_path / "c_labels.nii.gz"), **OPTIONS,
     )  # fmt: skip
@@ -214,8 +218,14 @@ def test_a_place_far_from_the_body_is_told(
     hu[60:88, 60:88, 60:88] = 60
     path = save(hu, tmp_path / "far.nii.gz")
     with pytest.raises(UserError, match="lies outside of the body"):
-        locate_place(
-            str(path), str(scans[1]), checkpoint, str(tmp_path), voxel=(0, 0, 0), **OPTIONS
+        call(
+            locate,
+            str(path),
+            str(scans[1]),
+            str(tmp_path),
+            checkpoint=checkpoint,
+            voxel=(0, 0, 0),
+            **OPTIONS,
         )
 
 
@@ -224,7 +234,7 @@ def test_another_scans_labels_are_refused(
 ) -> None:
     embedder = Embedder.load(checkpoint, make_recipe("semantic_search", **SMALL), device="cpu")
     with pytest.raises(UserError, match="give its own label"):
-        read_labelled(embedder, str(scans[0]), str(tmp_path / "b_labels.nii.gz"))
+        read_prepared(embedder, str(scans[0]), str(tmp_path / "b_labels.nii.gz"))
 
 
 def test_a_patch_that_cannot_be_halved_is_refused(
@@ -232,9 +242,11 @@ def test_a_patch_that_cannot_be_halved_is_refused(
 ) -> None:
     options = {**OPTIONS, "patch": [16, 16, 1]}
     with pytest.raises(UserError, match=r"patch is \[16, 16, 1\]: give sides from 16"):
-        locate_place(str(scans[0]), str(scans[1]), checkpoint, voxel=(1, 1, 1), **options)
+        call(
+            locate, str(scans[0]), str(scans[1]), checkpoint=checkpoint, voxel=(1, 1, 1), **options
+        )
 
 
 def test_no_encoder_no_search(scans: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="add --checkpoint FILE"):
-        locate_place(str(scans[0]), str(scans[1]), voxel=(1, 1, 1))
+        call(locate, str(scans[0]), str(scans[1]), voxel=(1, 1, 1))

@@ -21,6 +21,7 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.table import EmbeddingTable
 from ctfm.networks.encoders import PooledEncoder
+from ctfm.search.options import SearchEncoder
 from ctfm.search.viewing.neighbours import Neighbours
 from ctfm.search.viewing.niivue import find_niivue
 from ctfm.search.viewing.scene import make_scene
@@ -68,7 +69,9 @@ def address(niivue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     scene = make_scene(
         str(root / "scans" / "a.nii.gz"), str(root / "labels.nii.gz"), scans=str(root / "scans")
     )
-    search = Neighbours(scene, [str(root / "index")], str(root / "encoder.pt"), 3, "cpu", "off")
+    checkpoint = str(root / "encoder.pt")
+    encoder = SearchEncoder(checkpoint=checkpoint, device="cpu", input_check="off")
+    search = Neighbours(scene, [str(root / "index")], encoder, 3)
     with make_server(Site(scene, niivue, "secret", search), 0) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/secret/"

@@ -22,10 +22,12 @@ import pytest
 import torch
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import call
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.table import EmbeddingTable
 from ctfm.networks.encoders import PooledEncoder
+from ctfm.search.options import SearchEncoder
 from ctfm.search.viewing import niivue
 from ctfm.search.viewing.neighbours import Neighbours
 from ctfm.search.viewing.scene import Scene, make_scene
@@ -80,7 +82,9 @@ def index(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def port(folder: Path, scene: Scene, index: str) -> Iterator[int]:
-    search = Neighbours(scene, [index], str(folder / "encoder.pt"), 3, "cpu", "off")
+    checkpoint = str(folder / "encoder.pt")
+    encoder = SearchEncoder(checkpoint=checkpoint, device="cpu", input_check="off")
+    search = Neighbours(scene, [index], encoder, 3)
     with make_server(Site(scene, folder / "niivue.js", TOKEN, search), 0) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -244,10 +248,10 @@ class TestNiivue:
     def test_no_network_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
         with pytest.raises(UserError, match="cannot be fetched"):
-            open_view(install=True)
+            call(open_view, install=True)
         monkeypatch.setenv("NPM_CONFIG_REGISTRY", "file:///etc")
         with pytest.raises(UserError, match="begins with http"):
-            open_view(install=True)
+            call(open_view, install=True)
 
 
 def test_what_makes_no_sense_is_one_line(
@@ -256,30 +260,30 @@ def test_what_makes_no_sense_is_one_line(
     monkeypatch.setenv("CTFM_CACHE", str(tmp_path))
     scan, labels = str(folder / "scans" / "a.nii.gz"), str(folder / "labels.nii.gz")
     with pytest.raises(UserError, match="no scan is given"):
-        open_view()
+        call(open_view)
     with pytest.raises(UserError, match="NiiVue is not installed"):
-        open_view(scan)
+        call(open_view, scan)
     (tmp_path / f"niivue-{niivue.VERSION}.js").write_text("//")
     with pytest.raises(UserError, match="both --index DIR and --checkpoint"):
-        open_view(scan, index=index)
+        call(open_view, scan, index=index)
     with pytest.raises(UserError, match="choose one to lie over"):
-        open_view(scan, labels=labels, heat=labels)
+        call(open_view, scan, labels=labels, heat=labels)
     torch.manual_seed(1)
     other = PooledEncoder(spatial_dims=3, in_channels=1, init_filters=4, blocks_down=(1, 1, 1))
     torch.save(other.state_dict(), tmp_path / "other.pt")
     with pytest.raises(UserError, match="two kinds cannot be compared"):
-        open_view(scan, index=index, checkpoint=str(tmp_path / "other.pt"), device="cpu")
+        call(open_view, scan, index=index, checkpoint=str(tmp_path / "other.pt"), device="cpu")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="choose another --port"):
-            open_view(scan, port=taken.getsockname()[1])
+            call(open_view, scan, port=taken.getsockname()[1])
     with pytest.raises(UserError, match="port is 99999: give a whole number from 0 to 65535"):
-        open_view(scan, port=99999)
+        call(open_view, scan, port=99999)
     with pytest.raises(UserError, match="choose error, warn or off"):
-        open_view("nowhere.nii.gz", input_check="loud")
+        call(open_view, "nowhere.nii.gz", input_check="loud")
     with pytest.raises(UserError, match="k is 0: give a whole number from 1"):
-        open_view(scan, k=0)
+        call(open_view, scan, k=0)
 
 
 def test_ctrl_c_ends_it(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scans and places in them as users give them: voxels, mm of the patient, or a labelled organ."""
+"""Scans and locations in them: voxels, mm of the patient, or the centre of a labelled organ."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.grids import world
 from ctfm.imaging.transforms import LoadScand
+from ctfm.search.options import LocationOptions
 
-__all__ = ["Place", "Scan", "class_id", "find_place", "read_labelled", "triple"]
+__all__ = ["Location", "PreparedScan", "class_id", "find_location", "read_prepared", "triple"]
 
 
 @dataclass(frozen=True)
-class Scan:
+class PreparedScan:
     """A scan as it is stored, and as the encoder sees it.
 
     Attributes:
@@ -44,7 +45,7 @@ class Scan:
         return np.asarray(self.stored.affine.numpy(), dtype=float)
 
     def voxel(self, point: Array) -> Array:
-        """The stored voxel (3,) that is nearest to a place in mm (3,), which may lie outside."""
+        """The stored voxel (3,) that is nearest to a location in mm (3,), which may lie outside."""
         voxel: Array = np.rint(world(np.linalg.inv(self.affine), point[None])[0]).astype(int)
         return voxel
 
@@ -66,7 +67,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """What is looked for.
 
     Attributes:
@@ -78,47 +79,46 @@ class Place:
     organ: int | None
 
 
-def read_labelled(
+def read_prepared(
     embedder: Embedder, path: str, labels: str | None, input_check: str = "error"
-) -> Scan:
+) -> PreparedScan:
     """Read a scan, with a label map of its own grid where one is given.
 
     Raises:
         UserError: it is unreadable, no CT, or the label map is another's.
     """
     stored = _read(path, input_check)
-    found = None
+    class_ids = None
     if labels is not None:
         read = _read(labels, "off")
         check_label(read, labels, tuple(stored.shape[1:]), stored.affine)
-        found = read[0].as_tensor().round().int().numpy()
-    return Scan(path, stored, embedder.prepare(stored), found)
+        class_ids = read[0].as_tensor().round().int().numpy()
+    return PreparedScan(path, stored, embedder.prepare(stored), class_ids)
 
 
-def find_place(scan: Scan, point: Any = None, voxel: Any = None, organ: Any = None) -> Place:
-    """The place that is looked for.
+def find_location(scan: PreparedScan, options: LocationOptions) -> Location:
+    """The location that is looked for.
 
     Args:
         scan: of the query.
-        point: x,y,z in mm, RAS+.
-        voxel: i,j,k of the stored array; True: so is `point` meant.
-        organ: name or id; without point and voxel, its centre of mass. None: the class that the
-            labels have at the place.
+        options: where it is; a voxel of True says that the point is meant as a voxel.
 
     Raises:
         UserError: there is no such place, or no way to tell which is meant.
     """
-    wanted = None if organ is None else class_id(organ)
-    given = point if voxel in (None, True, False) else voxel
-    if given is None:
-        return Place(_organ_centre(scan, wanted), wanted)
-    numbers = triple(given)
+    point, voxel, organ = options.point, options.voxel, options.organ
+    class_meant = None if organ is None else class_id(organ)
+    typed = point if voxel in (None, True, False) else voxel
+    if typed is None:
+        return Location(_organ_centre(scan, class_meant), class_meant)
+    numbers = triple(typed)
     in_voxels = voxel not in (None, False)
-    place = world(scan.affine, numbers[None])[0] if in_voxels else numbers
-    nearest = scan.voxel(place)
+    in_mm = world(scan.affine, numbers[None])[0] if in_voxels else numbers
+    nearest = scan.voxel(in_mm)
     if not scan.contains(nearest):
         raise UserError(_outside(scan, numbers, in_voxels))
-    return Place(place, (scan.label_at(nearest) or None) if wanted is None else wanted)
+    labelled = scan.label_at(nearest) or None
+    return Location(in_mm, labelled if class_meant is None else class_meant)
 
 
 def class_id(organ: Any) -> int:
@@ -150,7 +150,9 @@ def triple(value: Any) -> Array:
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if numbers.shape != (3,) or not np.isfinite(numbers).all():
-        raise UserError(f"the place is {value!r}: give three numbers, as --point 10,-20,300")
+        raise UserError(
+            f"the place is {value!r}: give three numbers with commas, as --point 10,-20,300"
+        )
     return numbers
 
 
@@ -160,7 +162,7 @@ def _read(path: str, input_check: str) -> MetaTensor:
     return scan
 
 
-def _organ_centre(scan: Scan, organ: int | None) -> Array:
+def _organ_centre(scan: PreparedScan, organ: int | None) -> Array:
     if organ is None:
         raise UserError(
             "no place is given: add --point x,y,z (mm), --voxel i,j,k, or --organ NAME with "
@@ -177,7 +179,7 @@ def _organ_centre(scan: Scan, organ: int | None) -> Array:
     return centre
 
 
-def _outside(scan: Scan, numbers: Array, in_voxels: bool) -> str:
+def _outside(scan: PreparedScan, numbers: Array, in_voxels: bool) -> str:
     shape = tuple(scan.stored.shape[1:])
     spelled = ",".join(f"{one:g}" for one in numbers)
     if in_voxels:

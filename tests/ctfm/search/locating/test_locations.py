@@ -10,51 +10,52 @@ import torch
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
-from ctfm.search.locating.places import Scan, class_id, find_place, triple
+from ctfm.search.locating.locations import PreparedScan, class_id, find_location, triple
+from ctfm.search.options import LocationOptions
 
 OBLIQUE = np.array([[-2.9, 0.3, 0, 40], [0.3, 2.9, 0.2, -9], [0, -0.2, 3.1, 800], [0, 0, 0, 1.0]])
 
 
 @pytest.fixture
-def scan() -> Scan:
+def scan() -> PreparedScan:
     """A liver (5) of two voxels, a spleen (1) of one."""
     labels = np.zeros((10, 12, 14), np.int32)
     labels[2, 3, 4] = labels[4, 3, 4] = 5
     labels[7, 8, 9] = 1
     stored = MetaTensor(torch.zeros(1, 10, 12, 14), affine=torch.from_numpy(OBLIQUE))
-    return Scan("a.nii.gz", stored, stored, labels)
+    return PreparedScan("a.nii.gz", stored, stored, labels)
 
 
 def mm(*voxel: float) -> np.ndarray:
     return (OBLIQUE @ [*voxel, 1])[:3]
 
 
-def test_a_point_in_mm_is_that_point(scan: Scan) -> None:
+def test_a_point_in_mm_is_that_point(scan: PreparedScan) -> None:
     point = mm(7.2, 8.1, 8.9)
-    place = find_place(scan, point=point.tolist())
+    place = find_location(scan, LocationOptions(point=point.tolist()))
     np.testing.assert_allclose(place.point, point)
     assert place.organ == 1, "the class there"
-    assert find_place(scan, point=mm(0, 0, 0).tolist()).organ is None
+    assert find_location(scan, LocationOptions(point=mm(0, 0, 0).tolist())).organ is None
 
 
 @pytest.mark.parametrize(
     "given", [{"voxel": (7, 8, 9)}, {"voxel": "7,8,9"}, {"point": [7, 8, 9], "voxel": True}]
 )
-def test_a_voxel_is_its_middle(given: dict[str, Any], scan: Scan) -> None:
-    place = find_place(scan, **given)
+def test_a_voxel_is_its_middle(given: dict[str, Any], scan: PreparedScan) -> None:
+    place = find_location(scan, LocationOptions(**given))
     np.testing.assert_allclose(place.point, mm(7, 8, 9))
     assert place.organ == 1
 
 
-def test_an_organ_is_its_centre_of_mass(scan: Scan) -> None:
+def test_an_organ_is_its_centre_of_mass(scan: PreparedScan) -> None:
     for organ in ("liver", "5", 5):
-        place = find_place(scan, organ=organ)
+        place = find_location(scan, LocationOptions(organ=organ))
         np.testing.assert_allclose(place.point, mm(3, 3, 4))
         assert place.organ == 5
 
 
-def test_an_organ_beside_a_point_says_what_the_answer_is_held_against(scan: Scan) -> None:
-    place = find_place(scan, voxel=(0, 0, 0), organ="spleen")
+def test_an_organ_beside_a_point_says_what_the_answer_is_held_against(scan: PreparedScan) -> None:
+    place = find_location(scan, LocationOptions(voxel=(0, 0, 0), organ="spleen"))
     assert place.organ == 1
     np.testing.assert_allclose(place.point, mm(0, 0, 0))
 
@@ -75,14 +76,18 @@ def test_an_organ_beside_a_point_says_what_the_answer_is_held_against(scan: Scan
         ({"voxel": True}, "no place is given"),
     ],
 )
-def test_what_is_no_place_is_refused(given: dict[str, Any], message: str, scan: Scan) -> None:
+def test_what_is_no_place_is_refused(
+    given: dict[str, Any], message: str, scan: PreparedScan
+) -> None:
     with pytest.raises(UserError, match=message):
-        find_place(scan, **given)
+        find_location(scan, LocationOptions(**given))
 
 
-def test_an_organ_needs_labels(scan: Scan) -> None:
+def test_an_organ_needs_labels(scan: PreparedScan) -> None:
     with pytest.raises(UserError, match="add --labels_query FILE"):
-        find_place(Scan("a.nii.gz", scan.stored, scan.image, None), organ="liver")
+        find_location(
+            PreparedScan("a.nii.gz", scan.stored, scan.image, None), LocationOptions(organ="liver")
+        )
 
 
 def test_ids_and_numbers() -> None:

@@ -1,13 +1,13 @@
-"""The commands that keep embeddings in an index and search it."""
+"""The commands that search: an index of embeddings, a location of one scan in another, a page."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ctfm.base.errors import UserError
-from ctfm.commands.calling import call, split_folders
+from ctfm.commands.calling import call, join_numbers, split_folders
 
-__all__ = ["Indexes", "search"]
+__all__ = ["Indexes", "locate", "search", "view"]
 
 
 class Indexes:
@@ -76,11 +76,10 @@ class Indexes:
 
 
 def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.search.index.querying.search_scan`.
+    """Sort out what was typed, and run `ctfm.search.search_scan`.
 
     Args:
-        arguments: the query; numbers of a place and further indexes may follow: Fire takes one
-            value an option, of ``--point 10 -20 300`` the first.
+        arguments: the query, and perhaps numbers of a location.
         index: folder, or folders with commas, or a pattern such as ``archive/*``.
         options: all the rest.
 
@@ -89,13 +88,53 @@ def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> s
     """
     from ctfm.search import search_scan
 
-    numbers = [one for one in arguments if isinstance(one, int | float)]
-    scans = [str(one) for one in arguments if not isinstance(one, int | float)]
-    for key in ("point", "voxel"):
-        if numbers and isinstance(options.get(key), int | float):
-            options[key], numbers = [options[key], *numbers], []
+    scans, numbers = join_numbers(arguments, options)
     if len(scans) != 1 or numbers:
         raise UserError("give one query: ctfm search QUERY --index DIR [--point 10,-20,300]")
     if "k" in options and not isinstance(options["k"], int):
         raise UserError(f"k is {options['k']}: give a number from 1")
-    return str(call(search_scan, scans[0], split_folders(index), **options))
+    return str(call(search_scan, str(scans[0]), split_folders(index), **options))
+
+
+def locate(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
+    """Sort out what was typed, and run `ctfm.search.locate`.
+
+    Args:
+        arguments: query and target; a location may stand between them, or some of its numbers.
+        options: all the rest.
+
+    Raises:
+        UserError: not two scans are given.
+    """
+    from ctfm.search import locate as run
+
+    others, numbers = join_numbers(arguments, options)
+    scans = [typed for typed in others if isinstance(typed, str)]
+    points = [typed for typed in others if isinstance(typed, list | tuple)]
+    if len(scans) != 2 or len(points) > 1 or (points and numbers):
+        raise UserError(
+            "give a scan that shows the place, the place, and a scan to look in: "
+            "ctfm locate QUERY.nii.gz --point 10,-20,300 TARGET.nii.gz --checkpoint FILE"
+        )
+    if numbers:
+        options["point"] = numbers
+    elif points:
+        options.setdefault("point", points[0])
+    return str(call(run, *scans, **options))
+
+
+def view(scan: str | None, options: dict[str, Any]) -> str:
+    """Run `ctfm.search.open_view`.
+
+    Args:
+        scan: the scan; None: only NiiVue is installed.
+        options: all the rest.
+    """
+    from ctfm.search import open_view
+
+    if options.get("index") is not None:
+        options["index"] = split_folders(options["index"])
+    for name in ("labels", "heat", "checkpoint", "scans"):  # Fire takes 2024 for a number
+        if options.get(name) is not None:
+            options[name] = str(options[name])
+    return str(call(open_view, None if scan is None else str(scan), **options))
