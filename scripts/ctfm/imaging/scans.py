@@ -22,6 +22,7 @@ from ctfm.base.errors import UserError, one_line
 from ctfm.base.options import is_on
 from ctfm.imaging.dicom.headers import find_series, is_series, looks_like_dicom
 from ctfm.imaging.dicom.reading import read_series
+from ctfm.imaging.file_names import RESULT_SUFFIX, SUFFIXES, is_nifti
 
 __all__ = [
     "Failure",
@@ -34,10 +35,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
-#: What a segmentation is called, after the name of its scan.
-RESULT_SUFFIX = "_seg.nii.gz"
-SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 FORMATS = f"{', '.join(SUFFIXES)}, and folders with a DICOM series"
 
 
@@ -182,7 +179,7 @@ def read_scan(path: str) -> MetaTensor:
     check_file(path)
     if Path(path).is_dir():
         return read_series(path)
-    reader = NibabelReader() if path.lower().endswith(NIFTI) else ITKReader()
+    reader = NibabelReader() if is_nifti(path) else ITKReader()
     try:
         array, meta = reader.get_data(reader.read(path))
     except Exception as error:

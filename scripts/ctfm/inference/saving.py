@@ -18,8 +18,9 @@ from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.dicom.segments import check_segmentation, write_segmentation
+from ctfm.imaging.file_names import RESULT_SUFFIX
 from ctfm.imaging.nifti import save_labels
-from ctfm.imaging.scans import RESULT_SUFFIX, read_scan, result_name
+from ctfm.imaging.scans import read_scan, result_name
 from ctfm.inference.label_statistics import ClassStatistics, label_statistics, write_statistics
 from ctfm.pictures.label_map import Color, class_color, preview
 

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
-from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.label_maps import Volume, as_numpy, count_voxels, label_map
 from ctfm.pictures.planes import Plane, extract_planes
 
@@ -85,7 +85,7 @@ def preview(
     planes = extract_planes(volume, labels, matrix)
     millilitres = counts * abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
     found = {int(i): float(millilitres[i]) for i in np.flatnonzero(counts) if i > 0}
-    subtitle = _subtitle(volume.shape, voxel_sizes(matrix), len(found), hu_window)
+    subtitle = _subtitle(volume.shape, spacing_of(matrix).tolist(), len(found), hu_window)
     with atomic_path(path) as temporary:
         figure = _draw(planes, found, names, (title or Path(path).name, subtitle), hu_window)
         figure.savefig(temporary, format="png", dpi=DPI)

@@ -15,7 +15,7 @@ from ctfm.base.files import atomic_path
 from ctfm.base.tables import align, as_json, cell
 from ctfm.base.types import Array
 from ctfm.embedding.embedder import Embedder
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.imaging.scans import find_scans, read_scan
 from ctfm.pictures.sheet import Tile, draw_sheet
 from ctfm.search.index.index import Index
@@ -125,7 +125,7 @@ def _place(query: str, point: Any, voxel: Any) -> Array:
     if voxel is None:
         return place
     affine = np.asarray(read_scan(query).affine, dtype=float)
-    there: Array = world(affine, place[None])[0]
+    there: Array = voxels_to_mm(affine, place[None])[0]
     return there
 
 

@@ -20,7 +20,7 @@ from ctfm.contract.tasks import ENCODER
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.windows import cut_window
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.pictures.located import View, draw_search
 from ctfm.search.locating.heat import heat_map, write_heat_map
 from ctfm.search.locating.places import Place, Scan, find_place, read_labelled
@@ -136,7 +136,10 @@ def _answers(scan: Scan, found: Found) -> Record:
     """The answer, and the best places that are none of its neighbours."""
     affine, half = scan.image.affine.numpy(), np.asarray(found.grid.patch) // 2
     places = [
-        {**_described(scan, world(affine, (start + half)[None])[0]), "similarity": round(cosine, 5)}
+        {
+            **_described(scan, voxels_to_mm(affine, (start + half)[None])[0]),
+            "similarity": round(cosine, 5),
+        }
         for start, cosine in found.places(APART, 1 + OTHERS)
     ]
     return {"answer": places[0], "others": places[1:]}

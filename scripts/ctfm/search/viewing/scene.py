@@ -16,7 +16,8 @@ from monai.data import MetaTensor
 from ctfm.base.errors import UserError
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.checks.ct import check_label
-from ctfm.imaging.scans import NIFTI, describe, find_scans, read_scan
+from ctfm.imaging.file_names import is_nifti
+from ctfm.imaging.scans import describe, find_scans, read_scan
 from ctfm.pictures.label_map import class_color
 
 __all__ = ["Scene", "make_scene"]
@@ -52,7 +53,7 @@ class Scene:
         """
         path, is_overlay = self.files[number], number == self.overlay
         labels = is_overlay and self.classes is not None
-        if path.name.lower().endswith(NIFTI) and not labels:
+        if is_nifti(path) and not labels:
             return _stored(path)
         scan = read_scan(str(path))
         values = scan[0].numpy()
