@@ -19,7 +19,7 @@ from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.dicom.segments import check_segmentation, write_segmentation
 from ctfm.imaging.file_names import RESULT_SUFFIX
-from ctfm.imaging.nifti import save_labels
+from ctfm.imaging.nifti import write_nifti
 from ctfm.imaging.scans import read_scan, result_name
 from ctfm.inference.label_statistics import ClassStatistics, label_statistics, write_statistics
 from ctfm.pictures.label_map import Color, class_color, preview
@@ -85,8 +85,7 @@ class SaveSegmentationd(MapTransform):
                 write_segmentation(label, source, path, self.names, self.dicom_seg, colors)
             # last, because a result that is there counts as finished
             path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
-            with atomic_path(path) as temporary:
-                save_labels(label, affine, temporary)
+            write_nifti(label, affine, path)
             logger.info("%s: %d classes -> %s", source, len(result["found"]), path)
         return result
 

@@ -431,7 +431,7 @@ def test_full_disk_leaves_nothing_half_written(release, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
     message = release.refused()
     assert "labels_few.nii.gz: No space left on device; no partial file was left" in message
     assert "--labels FOLDER" in message
@@ -440,7 +440,7 @@ def test_full_disk_leaves_nothing_half_written(release, monkeypatch):
 
 RUN = """
 import sys
-from ctfm.datalists import _masks
+from ctfm.datalists.datasets import totalsegmentator_masks as _masks
 from ctfm.datalists.datasets.totalsegmentator import totalsegmentator
 from ctfm.base.errors import explain_in_one_line
 explain_in_one_line()

@@ -20,6 +20,7 @@ from ctfm.datalists.selection import Exclusion, Reason, Selection
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.hounsfield import value_problem
+from ctfm.imaging.nifti import opened_image
 
 __all__ = ["Stack", "inspect_file", "slice_axis", "stack_of"]
 
@@ -215,8 +216,8 @@ def _some_slices(path: Path) -> Iterator[npt.NDArray[Any]]:
 
 def _volume_problem(path: Path) -> str | None:
     if is_nifti(path):
-        image: Any = nib.load(path)
-        voxels = np.asarray(image.dataobj)
+        with opened_image(path) as image:
+            voxels = np.asarray(image.dataobj)
     else:
         import itk
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +17,7 @@ from ctfm.evaluation.lesions.detection import LesionScore, lesion_score, summari
 from ctfm.evaluation.lesions.lesion_report import format_lesions, write_lesions
 from ctfm.imaging.file_names import NIFTI
 from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm, spacing_of
+from ctfm.imaging.nifti import opened_image
 
 __all__ = ["score_lesions"]
 
@@ -139,8 +139,8 @@ def _score(pair: tuple[str, Path, Path], class_id: int | None, min_overlap: floa
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
-        image: Any = nib.load(path)
-        return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float)
+        with opened_image(path) as image:
+            return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float)
     except Exception as error:  # a damaged file may make the reader raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {reason})") from error
