@@ -57,6 +57,7 @@ def preview(
     path: str | os.PathLike[str],
     title: str | None = None,
     hu_window: tuple[float, float] = HU_WINDOW,
+    voxels: Array | None = None,
 ) -> None:
     """Write a PNG, 1600 pixels wide, of a label map over its CT.
 
@@ -73,6 +74,7 @@ def preview(
         path: file to write.
         title: first line of the picture; None: the file's name.
         hu_window: HU shown as black and as white.
+        voxels: of each id, where they are counted already; None: they are counted here.
 
     Raises:
         UserError: the shapes differ, the affine is not one, the label map is not one,
@@ -81,7 +83,7 @@ def preview(
     volume, matrix = as_numpy(image), as_numpy(affine)
     labels = label_map(label, "label map")
     _check(volume, labels, matrix)
-    counts = count_voxels(labels)
+    counts = count_voxels(labels) if voxels is None else voxels
     planes = extract_planes(volume, labels, matrix)
     millilitres = counts * abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
     found = {int(i): float(millilitres[i]) for i in np.flatnonzero(counts) if i > 0}

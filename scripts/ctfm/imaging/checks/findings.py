@@ -61,11 +61,12 @@ class InputCheck:
     warnings: tuple[str, ...]
 
 
-def inspect_scan(image: Any) -> InputCheck:
+def inspect_scan(image: Any, is_ct: bool = False) -> InputCheck:
     """Look at a scan; nothing is refused.
 
     Args:
         image: `MetaTensor` (1, X, Y, Z) in HU with its affine.
+        is_ct: `ctfm.imaging.check_ct` has let it pass as a CT, which is not judged twice.
 
     Returns:
         Grid, values, and what speaks against the scan.
@@ -76,7 +77,7 @@ def inspect_scan(image: Any) -> InputCheck:
     steps = [max(1, n // SAMPLES) for n in shape]
     sample = torch.as_tensor(image)[0, :: steps[0], :: steps[1], :: steps[2]].cpu().numpy()
     sample_affine = affine @ np.diag([*steps, 1.0])
-    problem = ct_problem(image)
+    problem = None if is_ct else ct_problem(image)
     extent = spacing * np.asarray(shape)
     found = [*_grid_warnings(spacing, extent), *_value_warnings(sample, problem)]
     if problem is None:
