@@ -20,6 +20,7 @@ from ctfm.auto3dseg.decisions import is_ct
 from ctfm.auto3dseg.options import DEFAULTS, Options
 from ctfm.auto3dseg.statistics import Statistics
 from ctfm.base.errors import UserError
+from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
 from ctfm.imaging.hounsfield import AIR_HU
 from ctfm.weights.layouts import Weights
@@ -39,7 +40,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
 MIN_TRAINING_CASES = 2
 
 
@@ -173,7 +173,7 @@ def check_grids(rows: Sequence[Mapping[str, Any]]) -> None:
                 raise UserError(f"the datalist has {key} {row.get(key)!r}: give one path a case")
             if not Path(row[key]).exists():
                 raise UserError(f"{row[key]}: no such file: check datalist and dataroot")
-        if all(row[key].lower().endswith(NIFTI) for key in ("image", "label")):
+        if all(is_nifti(row[key]) for key in ("image", "label")):
             _check_grid(row["image"], row["label"])
 
 

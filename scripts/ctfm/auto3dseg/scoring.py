@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 
 from ctfm.auto3dseg.engines import device_of
@@ -21,6 +20,7 @@ from ctfm.auto3dseg.recipe import Recipe
 from ctfm.base.errors import UserError
 from ctfm.evaluation.class_scores import ClassScore, segmentation_scores
 from ctfm.evaluation.metrics import format_table, summarise, write_report
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.scans import stem
 
 __all__ = ["CaseScores", "evaluate"]
@@ -115,7 +115,7 @@ class CaseScores:
     def __call__(self, engine: Any) -> None:
         """Score the cases of an iteration."""
         for row, output in zip(engine.state.batch, engine.state.output, strict=True):
-            spacing = np.linalg.norm(np.asarray(row["label"].affine)[:3, :3], axis=0)
+            spacing = spacing_of(row["label"].affine)
             self.cases[row["name"]] = self._scores(output, spacing.tolist())
 
     def _scores(self, output: Mapping[str, Any], spacing: list[float]) -> list[ClassScore]:

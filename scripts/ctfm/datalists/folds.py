@@ -13,10 +13,10 @@ from ctfm.base.workers import in_processes
 from ctfm.datalists.datalist import PARTS, list_of, refuse
 from ctfm.datalists.pairs import Pair, examine_pair
 from ctfm.datalists.reading import Row, read_lists, with_absolute_paths
+from ctfm.imaging.file_names import NIFTI
 
 __all__ = ["check_labels", "read_fold"]
 
-NIFTI = (".nii", ".nii.gz")
 #: What torchrun tells each process: one alone has to look at the labels.
 RANK = "RANK"
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ctfm.base.workers import in_processes
 from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
+from ctfm.imaging.nifti import opened_image
 
 __all__ = ["Pair", "check_all", "check_pair", "examine_pair"]
 
@@ -112,7 +113,8 @@ def _other_grid(image: Any, label: Any) -> str | None:
 def _wrong_values(label: Any, pair: Pair, values: set[float]) -> str | None:
     """Ids that may not be, in words; `values` receives all ids."""
     try:
-        voxels = np.asanyarray(label.dataobj)
+        with opened_image(label.get_filename()) as image:
+            voxels = np.asanyarray(image.dataobj)
     except Exception as error:  # so may damaged voxels
         return f"cannot be read ({_in_one_line(error)})"
     values |= _values(voxels)

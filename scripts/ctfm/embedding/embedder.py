@@ -16,7 +16,7 @@ from ctfm.embedding.inferer import WindowEmbedder, embed_windows
 from ctfm.embedding.inputs import apply_steps, preprocessing
 from ctfm.embedding.recipes import POOLINGS, check_recipe, check_windows
 from ctfm.embedding.windows import WindowGrid
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import mm_to_voxels
 from ctfm.inference.inferers.autocast import AutocastInferer
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.weights.audit import fingerprint
@@ -192,7 +192,7 @@ class Embedder:
         points = np.asarray(points_mm, dtype=float)
         if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
             raise UserError(f"points have shape {points.shape}: give x,y,z in mm of each")
-        voxels = world(np.linalg.inv(image.affine.numpy().astype(float)), points)
+        voxels = mm_to_voxels(image.affine, points)
         # the middle of a voxel is voxel patch // 2 of its window, as in the published search
         starts = np.ceil(voxels - np.asarray(self.patch) / 2 - TIE).astype(int)
         outside = (starts + self.patch <= 0) | (starts >= image.shape[1:])

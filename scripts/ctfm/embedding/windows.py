@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 
 __all__ = ["WindowGrid", "cut_window"]
 
@@ -69,7 +69,7 @@ class WindowGrid:
         Args:
             affine: (4, 4), voxel of the volume to RAS+ in mm.
         """
-        return world(affine, self.starts() + (np.asarray(self.patch) - 1) / 2)
+        return voxels_to_mm(affine, self.starts() + (np.asarray(self.patch) - 1) / 2)
 
 
 def cut_window(volume: Tensor, start: Sequence[int], patch: Sequence[int]) -> Tensor:

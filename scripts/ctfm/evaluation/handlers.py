@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 
 from ctfm.base.errors import UserError
@@ -21,6 +20,7 @@ from ctfm.evaluation.metrics import (
     summarise,
     write_report,
 )
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.scans import result_name
 
 __all__ = ["LesionReport", "SegmentationReport"]
@@ -124,7 +124,7 @@ def _pairs(
     """Name, prediction, reference (X, Y, Z) and voxel size in mm of the cases of an iteration."""
     for row, output in zip(engine.state.batch, engine.state.output, strict=True):
         reference = row[label_key]
-        spacing = np.linalg.norm(np.asarray(reference.affine)[:3, :3], axis=0)
+        spacing = spacing_of(reference.affine)
         name = result_name(row, "image")
         if name in taken:
             name = f"{name} ({len(taken)})"

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AFFINE_TOLERANCE_MM", "farthest_corner_mm", "world"]
+__all__ = [
+    "AFFINE_TOLERANCE_MM",
+    "farthest_corner_mm",
+    "mm_to_voxels",
+    "spacing_of",
+    "voxels_to_mm",
+]
 
 #: Corners of two volumes may lie this far apart: what headers round, not another grid.
 AFFINE_TOLERANCE_MM = 0.5
@@ -30,8 +36,23 @@ def farthest_corner_mm(shape: Sequence[int], affine: npt.ArrayLike, other: npt.A
     return float(np.linalg.norm(apart, axis=0).max())
 
 
-def world(affine: npt.ArrayLike, voxels: npt.ArrayLike) -> npt.NDArray[Any]:
+def voxels_to_mm(affine: npt.ArrayLike, voxels: npt.ArrayLike) -> npt.NDArray[Any]:
     """Voxel positions (N, 3), whole or not, to mm (N, 3), by an affine (4, 4)."""
     matrix = np.asarray(affine, dtype=float)
     positions: npt.NDArray[Any] = np.asarray(voxels, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
     return positions
+
+
+def mm_to_voxels(affine: npt.ArrayLike, points: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Places in mm (N, 3) to voxel positions (N, 3), not rounded, by an affine (4, 4)."""
+    return voxels_to_mm(np.linalg.inv(np.asarray(affine, dtype=float)), points)
+
+
+def spacing_of(affine: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Distance in mm from voxel to voxel along each stored axis (3,), in the affine's precision.
+
+    Args:
+        affine: (4, 4), voxels to mm, or its directions (3, 3).
+    """
+    spacing: npt.NDArray[Any] = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    return spacing

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import Dataset, ITKReader, MetaTensor, NibabelReader
-from monai.data.utils import list_data_collate
+from monai.data.utils import correct_nifti_header_if_necessary, list_data_collate
 from monai.transforms import EnsureChannelFirst
 
 from ctfm.base.errors import UserError, one_line
 from ctfm.base.options import is_on
 from ctfm.imaging.dicom.headers import find_series, is_series, looks_like_dicom
 from ctfm.imaging.dicom.reading import read_series
+from ctfm.imaging.file_names import RESULT_SUFFIX, SUFFIXES, is_nifti
+from ctfm.imaging.nifti import opened_image
 
 __all__ = [
     "Failure",
@@ -34,10 +36,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
-#: What a segmentation is called, after the name of its scan.
-RESULT_SUFFIX = "_seg.nii.gz"
-SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 FORMATS = f"{', '.join(SUFFIXES)}, and folders with a DICOM series"
 
 
@@ -182,9 +180,8 @@ def read_scan(path: str) -> MetaTensor:
     check_file(path)
     if Path(path).is_dir():
         return read_series(path)
-    reader = NibabelReader() if path.lower().endswith(NIFTI) else ITKReader()
     try:
-        array, meta = reader.get_data(reader.read(path))
+        array, meta = _read_nifti(path) if is_nifti(path) else _read_by_itk(path)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or "no reason given"
         raise UserError(
@@ -196,6 +193,21 @@ def read_scan(path: str) -> MetaTensor:
     stored = np.asarray(array, dtype=np.float32).T
     image = MetaTensor.ensure_torch_and_prune_meta(stored, meta)
     return EnsureChannelFirst()(image.permute(*reversed(range(image.ndim))))
+
+
+def _read_nifti(path: str) -> tuple[Any, dict[str, Any]]:
+    """Voxels and meta data as MONAI has them, a header that contradicts itself set right."""
+    reader = NibabelReader()
+    reader.filenames = (path,)
+    with opened_image(path) as image:
+        array, meta = reader.get_data(correct_nifti_header_if_necessary(image))
+    return array, meta
+
+
+def _read_by_itk(path: str) -> tuple[Any, dict[str, Any]]:
+    reader = ITKReader()
+    array, meta = reader.get_data(reader.read(path))
+    return array, meta
 
 
 @dataclass(frozen=True)

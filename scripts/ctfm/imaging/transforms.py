@@ -56,7 +56,7 @@ class LoadScand(MapTransform):
             result[key] = read_scan(path)
             check_ct(result[key], path, self.input_check)
             if self.inspect:
-                found = inspect_scan(result[key])
+                found = inspect_scan(result[key], is_ct=self.input_check == "error")
                 for warning in found.warnings:
                     logger.warning("%s: %s", path, warning)
                 # as text: a loader would take lists in it for batches

@@ -18,8 +18,10 @@ from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.dicom.segments import check_segmentation, write_segmentation
-from ctfm.imaging.nifti import save_labels
-from ctfm.imaging.scans import RESULT_SUFFIX, read_scan, result_name
+from ctfm.imaging.file_names import RESULT_SUFFIX
+from ctfm.imaging.label_maps import count_voxels
+from ctfm.imaging.nifti import write_nifti
+from ctfm.imaging.scans import read_scan, result_name
 from ctfm.inference.label_statistics import ClassStatistics, label_statistics, write_statistics
 from ctfm.pictures.label_map import Color, class_color, preview
 
@@ -76,23 +78,23 @@ class SaveSegmentationd(MapTransform):
             affine = np.asarray(meta["original_affine"], dtype=float)
             label = _on_grid(data[key], affine, meta["spatial_shape"], source)
             confidence = data.get("confidence", {})
-            result["found"] = self._save_names(label, affine, base, source, confidence)
+            voxels = count_voxels(label)
+            result["found"] = self._save_names(voxels, affine, base, source, confidence)
             if self.preview or self.statistics:
-                self._save_more(label, affine, base, source, confidence)
+                self._save_more(label, voxels, affine, base, source, confidence)
             if self.dicom_seg is not None and result["found"]:
                 path, colors = base.with_name(f"{base.name}_seg.dcm"), _Colors()
                 write_segmentation(label, source, path, self.names, self.dicom_seg, colors)
             # last, because a result that is there counts as finished
             path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
-            with atomic_path(path) as temporary:
-                save_labels(label, affine, temporary)
+            write_nifti(label, affine, path)
             logger.info("%s: %d classes -> %s", source, len(result["found"]), path)
         return result
 
     def _save_names(
-        self, label: Array, affine: Array, base: Path, source: str, confidence: Mapping[int, float]
+        self, voxels: Array, affine: Array, base: Path, source: str, confidence: Mapping[int, float]
     ) -> dict[str, dict[str, Any]]:
-        voxels = _count(label)
+        """Write ``NAME_seg.json``, of the voxels of each id."""
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
         found = {
             str(i): {
@@ -101,8 +103,8 @@ class SaveSegmentationd(MapTransform):
                 "volume_ml": round(float(voxels[i]) * voxel_ml, 3),
                 **({"confidence": round(confidence[i], 4)} if i in confidence else {}),
             }
-            for i in range(1, 256)
-            if voxels[i]
+            for i in np.flatnonzero(voxels).tolist()
+            if i
         }
         document = {
             "source": Path(source).name,
@@ -114,7 +116,13 @@ class SaveSegmentationd(MapTransform):
         return found
 
     def _save_more(
-        self, label: Array, affine: Array, base: Path, source: str, confidence: Mapping[int, float]
+        self,
+        label: Array,
+        voxels: Array,
+        affine: Array,
+        base: Path,
+        source: str,
+        confidence: Mapping[int, float],
     ) -> None:
         """What takes the CT in its own resolution, which is read once."""
         image = read_scan(source)[0].numpy()
@@ -125,7 +133,7 @@ class SaveSegmentationd(MapTransform):
             write_statistics(rows, base.with_name(f"{base.name}_statistics"))
         if self.preview:
             picture = base.with_name(f"{base.name}_preview.png")
-            preview(image, label, affine, self.names, picture, title=base.name)
+            preview(image, label, affine, self.names, picture, title=base.name, voxels=voxels)
 
 
 class CheckDicomSegd(MapTransform):
@@ -176,12 +184,3 @@ def _on_grid(label: Any, affine: Array, shape: Sequence[int], source: str) -> Ar
         )
     plain: Array = label[0].as_tensor().to(torch.uint8).cpu().numpy()
     return plain
-
-
-def _count(label: Array) -> Array:
-    """Voxels of each id; a few slices at a time, since NumPy makes int64 of them."""
-    flat = label.ravel(order="K")
-    step = 1 << 22
-    parts = [np.bincount(flat[n : n + step], minlength=256) for n in range(0, len(flat), step)]
-    total: Array = np.sum(parts, axis=0)
-    return total

@@ -16,6 +16,7 @@ from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.contract.classes import DECATHLON_TUMORS, TOTALSEGMENTATOR_V2
+from ctfm.imaging.grids import spacing_of
 from ctfm.phantoms.drawing import draw_torso, write_volume
 
 __all__ = ["TASKS", "Drawing", "write_dataset"]
@@ -153,7 +154,7 @@ def _around(
 ) -> tuple[tuple[slice, ...], Array]:
     """The box of a mask with a margin in mm, and the affine of what is cut out by it."""
     voxels = np.argwhere(mask)
-    pad = np.ceil(margin / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
+    pad = np.ceil(margin / spacing_of(affine)).astype(int)
     low = (voxels.min(0) - pad).clip(0)
     high = voxels.max(0) + 1 + pad
     moved = affine.copy()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -20,6 +19,8 @@ from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.imaging.file_names import NIFTI
+from ctfm.imaging.nifti import write_nifti
 from ctfm.phantoms.head import head_parts
 from ctfm.phantoms.shapes import Canvas, Part, blob
 from ctfm.phantoms.torso import BLOOD, torso_parts
@@ -246,11 +247,6 @@ def write_volume(data: Array, affine: Array, path: str | PathLike[str]) -> None:
     Raises:
         UserError: the name does not end in .nii or .nii.gz, or it cannot be written.
     """
-    if not str(path).endswith((".nii", ".nii.gz")):
+    if not str(path).endswith(NIFTI):
         raise UserError(f"{path} is no NIfTI file name: end it in .nii.gz or .nii")
-    image = nib.Nifti1Image(data, affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+    write_nifti(data, affine, path)

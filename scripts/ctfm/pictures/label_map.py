@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
-from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.label_maps import Volume, as_numpy, count_voxels, label_map
 from ctfm.pictures.planes import Plane, extract_planes
 
@@ -57,6 +57,7 @@ def preview(
     path: str | os.PathLike[str],
     title: str | None = None,
     hu_window: tuple[float, float] = HU_WINDOW,
+    voxels: Array | None = None,
 ) -> None:
     """Write a PNG, 1600 pixels wide, of a label map over its CT.
 
@@ -73,6 +74,7 @@ def preview(
         path: file to write.
         title: first line of the picture; None: the file's name.
         hu_window: HU shown as black and as white.
+        voxels: of each id, where they are counted already; None: they are counted here.
 
     Raises:
         UserError: the shapes differ, the affine is not one, the label map is not one,
@@ -81,11 +83,11 @@ def preview(
     volume, matrix = as_numpy(image), as_numpy(affine)
     labels = label_map(label, "label map")
     _check(volume, labels, matrix)
-    counts = count_voxels(labels)
+    counts = count_voxels(labels) if voxels is None else voxels
     planes = extract_planes(volume, labels, matrix)
     millilitres = counts * abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
     found = {int(i): float(millilitres[i]) for i in np.flatnonzero(counts) if i > 0}
-    subtitle = _subtitle(volume.shape, voxel_sizes(matrix), len(found), hu_window)
+    subtitle = _subtitle(volume.shape, spacing_of(matrix).tolist(), len(found), hu_window)
     with atomic_path(path) as temporary:
         figure = _draw(planes, found, names, (title or Path(path).name, subtitle), hu_window)
         figure.savefig(temporary, format="png", dpi=DPI)

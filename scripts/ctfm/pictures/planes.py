@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation
 
 from ctfm.base.types import Array
+from ctfm.imaging.grids import spacing_of
 
 __all__ = ["Plane", "best_slices", "extract_planes"]
 
@@ -55,7 +55,7 @@ def extract_planes(image: Array, label: Array, affine: Array) -> list[Plane]:
     """
     orientation = io_orientation(affine)
     right, anterior, superior = np.argsort(orientation[:, 0])
-    sizes = voxel_sizes(affine)
+    sizes = spacing_of(affine)
     x, y, z = (float(sizes[axis]) for axis in (right, anterior, superior))
     # axes now run to the patient's right, anterior, superior; reversed, they run as they are shown
     shown = [apply_orientation(array, orientation)[::-1, ::-1, ::-1] for array in (image, label)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import mm_to_voxels
 from ctfm.imaging.scans import read_scan
 from ctfm.pictures.planes import Plane, extract_planes
 
@@ -98,9 +98,7 @@ def _planes(tile: Tile) -> list[Plane]:
     affine = np.asarray(scan.affine, dtype=float)
     image = scan[0].numpy()
     middle = (np.asarray(image.shape) - 1) / 2
-    place = (
-        middle if tile.point_mm is None else world(np.linalg.inv(affine), tile.point_mm[None])[0]
-    )
+    place = middle if tile.point_mm is None else mm_to_voxels(affine, tile.point_mm[None])[0]
     voxel = np.rint(place).astype(int).clip(0, np.asarray(image.shape) - 1)
     mark = np.zeros(image.shape, np.uint8)
     mark[tuple(voxel)] = 1

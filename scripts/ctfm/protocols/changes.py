@@ -11,6 +11,8 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from ctfm.imaging.grids import spacing_of
+
 __all__ = ["CHANGES", "Change"]
 
 #: HU (1, X, Y, Z), axes as stored, and a seed, to the same of the altered scan.
@@ -46,7 +48,7 @@ def thicken(scan: MetaTensor, _seed: int) -> MetaTensor:
 
 def apply_kernel(scan: MetaTensor, _seed: int, sharper: bool) -> MetaTensor:
     """A softer kernel in the plane of the slices, or a sharper one by unsharp masking."""
-    sizes = np.linalg.norm(scan.affine.numpy()[:3, :3], axis=0)
+    sizes = spacing_of(scan.affine)
     sigma = [0.0, *(KERNEL_MM / sizes)]
     sigma[_patient_axis(scan) + 1] = 0.0
     values = scan.numpy()

@@ -16,6 +16,7 @@ from ctfm.base.types import Array
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.options import PatchOptions
 from ctfm.evaluation.intervals import Estimate, estimate_ratio
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.scans import stem
 from ctfm.pictures.patches import draw_patch
 from ctfm.protocols.occlusion import occlusion
@@ -212,7 +213,7 @@ def _write_maps(
         spread = moved(heat, patch.affine, read.affine, shape, 1)
         path = folder / f"{name}_{_file_name(encoder)}.nii.gz"
         write_heat_map(spread, read.affine, path)
-    sizes = np.linalg.norm(patch.affine[:3, :3], axis=0)
+    sizes = spacing_of(patch.affine)
     draw_patch(
         patch.image[0].numpy(), patch.organ, maps, folder / f"{name}.png", f"{patch.what}, {scan}",
         sizes.tolist(),

@@ -26,6 +26,8 @@ from nibabel.orientations import ornt_transform as transform_between
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.imaging.checks.ct import check_finite, check_grid, ct_problem
+from ctfm.imaging.file_names import is_nifti
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.nifti import NiftiVolume, open_nifti
 from ctfm.imaging.scans import check_file, read_scan
 from ctfm.triage.head_checks import MASKED, head_warnings, log_warnings
@@ -165,7 +167,7 @@ def head_volume(
     check_grid(MetaTensor(torch.empty(1).expand(1, *scan.shape), affine=scan.affine), path)
     change = transform_between(io_orientation(scan.affine), axcodes2ornt(axcodes))
     oriented = scan.affine @ inv_ornt_aff(change, scan.shape)
-    native = np.linalg.norm(oriented[:3, :3], axis=0)
+    native = spacing_of(oriented)
     steps = np.asarray(spacing) / native
     axes = [Axis.of(old, step) for old, step in zip(_moved(scan.shape, change), steps, strict=True)]
     hu = apply_orientation(_picked(scan, path, change, axes), change)
@@ -188,7 +190,7 @@ def head_volume(
 def _opened(path: str) -> NiftiVolume | WholeScan:
     check_file(path)
     file = Path(path)
-    if file.is_file() and path.lower().endswith((".nii", ".nii.gz")):
+    if file.is_file() and is_nifti(path):
         with contextlib.suppress(Exception):  # the other reader says why
             return open_nifti(file)
     return _whole(path)

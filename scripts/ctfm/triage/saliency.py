@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
+from ctfm.imaging.nifti import write_nifti
 from ctfm.imaging.scans import read_scan, result_name
-from ctfm.phantoms.drawing import write_volume
 from ctfm.pictures.saliency_map import draw_saliency
 from ctfm.triage.hu_windows import unstacked
 
@@ -86,7 +86,7 @@ class Saliencyd(MapTransform):
             affine = np.asarray(image.meta["original_affine"], dtype=float)
             shape = tuple(int(n) for n in image.meta["spatial_shape"])
             heat = on_grid(found, np.asarray(image.affine, dtype=float), affine, shape)
-            write_volume(heat, affine, base.with_name(f"{base.name}_saliency.nii.gz"))
+            write_nifti(heat, affine, base.with_name(f"{base.name}_saliency.nii.gz"))
             score = float(torch.as_tensor(data[self.score_key]).reshape(()))
             picture = base.with_name(f"{base.name}_saliency.png")
             hu = read_scan(source)[0].numpy()

@@ -16,7 +16,6 @@ import pytest
 from monai.data import load_decathlon_datalist
 
 from ctfm.base.errors import UserError
-from ctfm.datalists.datasets import volume_headers as _files
 from ctfm.datalists.datasets.archive import archive
 from ctfm.datalists.datasets.volume_headers import slice_axis
 from ctfm.datalists.selection import Selection
@@ -103,9 +102,6 @@ class TestFiles:
         ]
         assert excluded(run.out) == {}
         assert "labels" not in run.content
-
-    def test_formats_are_those_that_scans_are_read_from(self) -> None:
-        assert (_files.SUFFIXES, _files.NIFTI) == (scans.SUFFIXES, scans.NIFTI)
 
     def test_monai_loads_the_list(self, root: Path) -> None:
         run = Run(root)

@@ -431,7 +431,7 @@ def test_full_disk_leaves_nothing_half_written(release, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
     message = release.refused()
     assert "labels_few.nii.gz: No space left on device; no partial file was left" in message
     assert "--labels FOLDER" in message

@@ -17,7 +17,7 @@ from ctfm.base.errors import UserError
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.windows import cut_window
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.networks.encoders import PooledEncoder
 from support import PRETRAIN, make_ct, run_here, save
 
@@ -93,7 +93,7 @@ def test_centres_of_windows_are_places_with_the_same_embeddings(
 
 def test_a_place_near_the_edge_has_air_beyond_it(embedder: Embedder, oblique: Path) -> None:
     image = embedder.read(str(oblique))
-    corner = world(image.affine.numpy(), np.array([[1.0, 2.0, 3.0]]))
+    corner = voxels_to_mm(image.affine.numpy(), np.array([[1.0, 2.0, 3.0]]))
     start = np.array([1, 2, 3]) - np.array([8, 16, 16])
     assert embedder.starts_at(image, corner).tolist() == [start.tolist()]
     window = cut_window(image.as_tensor(), start, (16, 32, 32))

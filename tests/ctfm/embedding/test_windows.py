@@ -22,7 +22,7 @@ from monai.transforms import (
 from ctfm.base.errors import UserError
 from ctfm.embedding.inputs import soft_tissue
 from ctfm.embedding.windows import WindowGrid, cut_window
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.imaging.transforms import LoadScand
 from support import save
 
@@ -147,7 +147,7 @@ def test_a_marker_is_in_the_window_whose_centre_is_nearest(name: str, tmp_path: 
     voxel = nib.affines.apply_affine(np.linalg.inv(image.affine.numpy()), point)
     brightest = np.unravel_index(int(image.argmax()), image.shape)[1:]
     assert np.abs(voxel - brightest).max() <= 2, "the marker is where its coordinates say"
-    np.testing.assert_allclose(world(image.affine.numpy(), voxel[None])[0], point, atol=1e-6)
+    np.testing.assert_allclose(voxels_to_mm(image.affine.numpy(), voxel[None])[0], point, atol=1e-6)
 
     nearest = int(np.linalg.norm(centres - point, axis=1).argmin())
     bright = [float(cut_window(image, s, patch).max()) > 0.8 for s in grid.starts()]

@@ -24,7 +24,6 @@ from ctfm.evaluation.handlers import SegmentationReport
 from ctfm.evaluation.metrics import segmentation_scores, summarise
 from ctfm.imaging.scans import Failure, ScanDataset, collate_scans, find_scans
 from ctfm.imaging.transforms import LoadScand
-from ctfm.inference import saving
 from ctfm.inference.evaluators import ScanEvaluator
 from ctfm.inference.saving import SaveSegmentationd
 from support import make_ct, save
@@ -152,7 +151,7 @@ class TestScanEvaluator:
         def full(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(saving, "save_labels", full)
+        monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
         run = evaluator(three, tmp_path / "out")
         with pytest.raises(UserError, match="3 of 3 scans failed, as listed above; 0 are done"):
             run.run()

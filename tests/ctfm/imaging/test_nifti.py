@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from ctfm.imaging.nifti import open_nifti
+from ctfm.base.errors import UserError
+from ctfm.base.types import Array
+from ctfm.datalists.datasets.totalsegmentator_masks import Case, merge_masks
+from ctfm.datalists.datasets.volume_headers import inspect_file
+from ctfm.datalists.pairs import Pair, check_pair
+from ctfm.datalists.selection import Selection
+from ctfm.evaluation.lesions.folders import score_lesions
+from ctfm.imaging.nifti import open_nifti, opened_image, write_nifti
+from ctfm.imaging.scans import read_scan
+from ctfm.search.viewing.scene import Scene
+from ctfm.triage.head_scans import head_volume
 
+AFFINE = np.diag([2.0, 3.0, 4.0, 1.0])
 SHAPE = (13, 9, 11)
 WANTED = ([0, 3, 4, 12], [1, 8], [0, 5, 6, 10])
 
@@ -67,3 +79,99 @@ def test_refuses_what_is_no_volume(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(ValueError, match="not one volume"):
         open_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<f4", "<f8"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".NII.GZ"])
+def test_opened_image_is_that_of_nibabel(dtype: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    written(path, dtype, slope=0.5)
+    expected = nib.load(path)
+    with opened_image(path) as image:
+        values = np.asanyarray(image.dataobj)
+        np.testing.assert_array_equal(values, np.asanyarray(expected.dataobj))
+        assert values.dtype == np.asanyarray(expected.dataobj).dtype
+        np.testing.assert_array_equal(image.affine, expected.affine)
+        assert image.header == expected.header
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_written_volume_comes_back(name: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    contents = []
+    for folder in ("one", "two"):
+        path = tmp_path / folder / name
+        write_nifti(values, AFFINE, path, intent=("estimate", "cosine"))
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+    image = nib.load(path)
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), values)
+    for matrix in (image.get_sform(), image.get_qform()):
+        np.testing.assert_allclose(matrix, AFFINE, atol=1e-6)
+    assert int(image.header["sform_code"]) == int(image.header["qform_code"]) == 1
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert image.header.get_intent() == ("estimate", (), "cosine")
+
+
+def refuse(reason: object) -> None:
+    """Raise what a reader only states."""
+    if reason:
+        raise UserError(str(reason))
+
+
+def pair(path: Path) -> None:
+    ids = frozenset(range(2))
+    refuse(" | ".join(check_pair(Pair("a", path.parent, path.name, path.name, ids))))
+
+
+def masks(path: Path) -> None:
+    case = Case("s", path, {1: path}, path.with_name("labels.nii.gz"))
+    refuse(" | ".join(merge_masks(case).problems))
+
+
+def header(path: Path) -> None:
+    excluded = inspect_file(path.parent, path.name, Selection(0, 9, 1), check_values=True)
+    refuse(excluded and excluded.detail)
+
+
+#: Whatever reads the voxels of a NIfTI file.
+READERS: dict[str, Callable[[Path], object]] = {
+    "read_scan": lambda path: read_scan(str(path)),
+    "head_volume": lambda path: head_volume(str(path), (4, 4, 4), (8, 8, 8), input_check="off"),
+    "check_pair": pair,
+    "merge_masks": masks,
+    "inspect_file": header,
+    "score_lesions": lambda path: score_lesions(path, path, workers=1),
+    "view": lambda path: Scene([path], ["a"]).content(0),
+}
+
+
+def in_stream(content: bytes) -> bytes:
+    """One bit of a voxel; stored, not compressed, so that only the checksum tells."""
+    at = content.rindex(bytes(40)) + 20
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def in_checksum(content: bytes) -> bytes:
+    """One bit of the CRC-32, which stands before the length at the end."""
+    return content[:-8] + bytes([content[-8] ^ 1]) + content[-7:]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("change", [in_stream, in_checksum])
+def test_every_reader_refuses_a_changed_byte(
+    reader: str, change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    values: Array = np.zeros((40, 40, 40), np.int16)
+    values[10:30, 10:30, 10:30] = 1
+    good, bad = tmp_path / "good" / "a.nii.gz", tmp_path / "bad" / "a.nii.gz"
+    for path in (good, bad):
+        write_nifti(values, np.diag([4.0, 4.0, 4.0, 1.0]), path)
+    content = gzip.compress(gzip.decompress(good.read_bytes()), compresslevel=0)
+    good.write_bytes(content)
+    bad.write_bytes(change(content))
+    if reader != "inspect_file":  # it would say that these values are no CT's
+        READERS[reader](good)
+    with pytest.raises(UserError, match="CRC") as refused:
+        READERS[reader](bad)
+    assert len(str(refused.value).splitlines()) == 1

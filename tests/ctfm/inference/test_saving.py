@@ -97,14 +97,14 @@ class TestSaveSegmentationd:
     def test_full_disk_leaves_nothing_half_written(
         self, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(_label: Any, _affine: Any, path: Path) -> None:
-            path.write_bytes(b"half of it")
+        def full(_image: Any, stream: Any) -> None:
+            stream.write(b"half of it")
             raise OSError(errno.ENOSPC, "No space left on device")
 
         out = tmp_path / "out"
         SaveSegmentationd("pred", str(out), preview=False)(row(scan))
         before = (out / "ct_seg.nii.gz").read_bytes()
-        monkeypatch.setattr(saving, "save_labels", full)
+        monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
         with pytest.raises(UserError, match=r"cannot write .*ct_seg\.nii\.gz: No space left"):
             SaveSegmentationd("pred", str(out), preview=False)(row(scan))
         assert names(out) == ["ct_seg.json", "ct_seg.nii.gz"]

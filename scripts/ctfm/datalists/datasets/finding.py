@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ctfm.base.errors import UserError
-from ctfm.datalists.datasets.volume_headers import SUFFIXES
 from ctfm.datalists.selection import Exclusion, Reason
 from ctfm.imaging.dicom.headers import is_series
+from ctfm.imaging.file_names import SUFFIXES
 
 __all__ = ["Candidate", "find_candidates"]
 

@@ -7,27 +7,26 @@ nibabel, and the memory is one byte a voxel.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import os
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from ctfm.base.errors import UserError
-from ctfm.base.files import atomic_path
 from ctfm.base.workers import in_processes
+from ctfm.imaging.nifti import open_stream, read_on, write_image
 
 __all__ = ["Case", "Outcome", "merge_all", "merge_masks"]
 
@@ -40,7 +39,8 @@ class _OtherGridError(Exception):
     """A mask does not lie on the grid of its scan."""
 
 
-_UNFIT = (_OtherGridError, EOFError, HeaderDataError, OSError, WrapStructError, zlib.error)
+_STREAM_ERROR = cast(type[Exception], isal_zlib.error)
+_UNFIT = (_OtherGridError, EOFError, HeaderDataError, OSError, WrapStructError, _STREAM_ERROR)
 
 
 @dataclass(frozen=True)
@@ -157,15 +157,15 @@ def _is_current(label: Path, recipe: str, newest_ns: int) -> bool:
 
 
 @contextmanager
-def _volume(path: Path) -> Iterator[tuple[nib.Nifti1Header, gzip.GzipFile]]:
+def _volume(path: Path) -> Iterator[tuple[nib.Nifti1Header, BinaryIO]]:
     """The header of a .nii.gz file, and the inflated stream at its first voxel."""
-    with gzip.open(path) as stream:
+    with open_stream(path) as stream:
         header = nib.Nifti1Header.from_fileobj(stream)
         stream.seek(header.get_data_offset())
         yield header, stream
 
 
-def _voxels(header: nib.Nifti1Header, stream: gzip.GzipFile) -> Iterator[npt.NDArray[Any]]:
+def _voxels(header: nib.Nifti1Header, stream: BinaryIO) -> Iterator[npt.NDArray[Any]]:
     """The voxels in file order (first axis fastest) as flat blocks, without intensity scaling."""
     dtype = header.get_data_dtype()
     missing = math.prod(header.get_data_shape()) * dtype.itemsize
@@ -176,8 +176,7 @@ def _voxels(header: nib.Nifti1Header, stream: gzip.GzipFile) -> Iterator[npt.NDA
         if len(block) < wanted:
             raise EOFError(f"truncated, {missing} bytes of voxels are missing")
         yield np.frombuffer(block, dtype)
-    while stream.read(BLOCK):  # the checksum at the very end is verified too
-        pass
+    read_on(stream)
 
 
 def _read_through(path: Path) -> nib.Nifti1Header:
@@ -233,7 +232,6 @@ def _write(path: Path, labels: npt.NDArray[np.uint8], ct: nib.Nifti1Header, reci
     header["descrip"] = recipe
     image = nib.Nifti1Image(labels.reshape(ct.get_data_shape(), order="F"), None, header)
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+        write_image(image, path)
     except UserError as error:
         raise UserError(f"{error}; --labels FOLDER puts label files into another folder") from error

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ctfm.datalists.selection import Exclusion, Reason, Selection
+from ctfm.imaging.file_names import is_nifti
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.hounsfield import value_problem
+from ctfm.imaging.nifti import opened_image
 
-__all__ = ["NIFTI", "SUFFIXES", "Stack", "inspect_file", "slice_axis", "stack_of"]
+__all__ = ["Stack", "inspect_file", "slice_axis", "stack_of"]
 
-#: Those that `ctfm.imaging.scans` reads, which needs torch; a test holds the two together.
-NIFTI = (".nii", ".nii.gz")
-SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 #: Spacings that differ by less, relatively, are the same.
 SAME_SPACING = 0.01
@@ -99,7 +99,7 @@ def inspect_file(
 def _read_header(path: Path) -> Header:
     if not path.is_file():
         raise ValueError("no file, or a link to none")
-    if path.name.lower().endswith(NIFTI):
+    if is_nifti(path):
         return _read_nifti(path)
     return _read_by_itk(path)
 
@@ -153,7 +153,7 @@ def _exclude_kind(name: str, header: Header) -> Exclusion | None:
         return Exclusion(name, Reason.NO_VOLUME, found)
     if header.eight_bits:
         return Exclusion(name, Reason.NOT_CT, "8-bit values: a label map, a mask or a picture")
-    spacing = np.linalg.norm(header.directions, axis=0)
+    spacing = spacing_of(header.directions)
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         return Exclusion(name, Reason.ORIENTATION, "affine singular or not finite")
     if abs(np.linalg.det(header.directions / spacing)) < 0.1:
@@ -165,7 +165,7 @@ def _exclude_kind(name: str, header: Header) -> Exclusion | None:
 
 def _exclude_slices(name: str, header: Header, selection: Selection) -> Exclusion | None:
     axis = slice_axis(header.directions)
-    spacing = float(np.linalg.norm(header.directions[:, axis]))
+    spacing = float(spacing_of(header.directions)[axis])
     return selection.exclude_slices(name, header.shape[axis]) or selection.exclude_thickness(
         name, [spacing], "slices"
     )
@@ -183,7 +183,7 @@ def slice_axis(directions: npt.NDArray[np.float64]) -> int:
     Args:
         directions: (3, 3), as in `Header`.
     """
-    spacing = np.linalg.norm(directions, axis=0)
+    spacing = spacing_of(directions)
     for axis in range(3):
         others = np.delete(spacing, axis)
         if _same(*others) and not _same(spacing[axis], others.mean()):
@@ -208,16 +208,16 @@ def _exclude_values(path: Path, name: str) -> Exclusion | None:
 
 def _some_slices(path: Path) -> Iterator[npt.NDArray[Any]]:
     """Some slices of a NIfTI file, each read when it is asked for; ITK reads volumes as a whole."""
-    if path.name.lower().endswith(NIFTI):
+    if is_nifti(path):
         image: Any = nib.load(path)
         for part in LOOKED_AT:
             yield np.asarray(image.dataobj[:, :, int(part * image.shape[2])])
 
 
 def _volume_problem(path: Path) -> str | None:
-    if path.name.lower().endswith(NIFTI):
-        image: Any = nib.load(path)
-        voxels = np.asarray(image.dataobj)
+    if is_nifti(path):
+        with opened_image(path) as image:
+            voxels = np.asarray(image.dataobj)
     else:
         import itk
 

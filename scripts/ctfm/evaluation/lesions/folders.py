@@ -8,20 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.affines import voxel_sizes
 
 from ctfm.base.errors import UserError
 from ctfm.base.workers import in_processes
 from ctfm.evaluation.lesions.detection import LesionScore, lesion_score, summarise_lesions
 from ctfm.evaluation.lesions.lesion_report import format_lesions, write_lesions
-from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
+from ctfm.imaging.file_names import NIFTI
+from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm, spacing_of
+from ctfm.imaging.nifti import opened_image
 
 __all__ = ["score_lesions"]
 
-SUFFIXES = (".nii.gz", ".nii")
 #: What inference adds to the name of the scan.
 RESULT = "_seg"
 
@@ -101,9 +100,9 @@ def _files(path: Path) -> dict[str, Path]:
         return {_stem(path): path}
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
-    files = [p for p in sorted(path.rglob("[!.]*")) if p.name.endswith(SUFFIXES) and p.is_file()]
+    files = [p for p in sorted(path.rglob("[!.]*")) if p.name.endswith(NIFTI) and p.is_file()]
     if not files:
-        raise UserError(f"{path}: no label map in this folder ({', '.join(SUFFIXES)})")
+        raise UserError(f"{path}: no label map in this folder ({', '.join(reversed(NIFTI))})")
     names: dict[str, Path] = {}
     for file in files:
         before = names.setdefault(_stem(file), file)
@@ -131,15 +130,17 @@ def _score(pair: tuple[str, Path, Path], class_id: int | None, min_overlap: floa
                 "give a prediction on the grid of its reference"
             )
     try:
-        return lesion_score(prediction, reference, voxel_sizes(other), class_id, min_overlap)
+        return lesion_score(
+            prediction, reference, spacing_of(other).tolist(), class_id, min_overlap
+        )
     except UserError as error:
         raise UserError(f"{case}: {error}") from error
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
-        image: Any = nib.load(path)
-        return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float)
+        with opened_image(path) as image:
+            return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float)
     except Exception as error:  # a damaged file may make the reader raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {reason})") from error

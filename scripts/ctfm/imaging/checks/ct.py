@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ctfm.base.errors import UserError
-from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
+from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm, spacing_of
 from ctfm.imaging.hounsfield import value_problem
 
 __all__ = ["check_ct", "check_finite", "check_grid", "check_label", "ct_problem"]
@@ -127,7 +127,7 @@ def _shape_problem(image: Any) -> str | None:
 
 def _affine_problem(image: Any) -> str | None:
     affine = np.asarray(image.affine, dtype=float)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = spacing_of(affine)
     if not np.isfinite(affine).all() or (spacing <= 0).any():
         return "has no readable orientation (affine singular or not finite): fix the header"
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.1:

@@ -15,6 +15,7 @@ import torch
 
 from ctfm.base.types import Array
 from ctfm.imaging.checks.ct import ct_problem
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.hounsfield import AIR_HU
 
 __all__ = ["InputCheck", "inspect_scan"]
@@ -60,22 +61,23 @@ class InputCheck:
     warnings: tuple[str, ...]
 
 
-def inspect_scan(image: Any) -> InputCheck:
+def inspect_scan(image: Any, is_ct: bool = False) -> InputCheck:
     """Look at a scan; nothing is refused.
 
     Args:
         image: `MetaTensor` (1, X, Y, Z) in HU with its affine.
+        is_ct: `ctfm.imaging.check_ct` has let it pass as a CT, which is not judged twice.
 
     Returns:
         Grid, values, and what speaks against the scan.
     """
     affine = np.asarray(image.affine, dtype=float)
     shape = tuple(int(n) for n in image.shape[1:])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = spacing_of(affine)
     steps = [max(1, n // SAMPLES) for n in shape]
     sample = torch.as_tensor(image)[0, :: steps[0], :: steps[1], :: steps[2]].cpu().numpy()
     sample_affine = affine @ np.diag([*steps, 1.0])
-    problem = ct_problem(image)
+    problem = None if is_ct else ct_problem(image)
     extent = spacing * np.asarray(shape)
     found = [*_grid_warnings(spacing, extent), *_value_warnings(sample, problem)]
     if problem is None:
@@ -133,7 +135,7 @@ def _anatomy_warnings(sample: Array, affine: Array) -> list[str]:
     """The patient's left-right axis, front and back, as the body itself shows them."""
     canonical = nib.as_closest_canonical(nib.Nifti1Image(sample.astype(np.float32), affine))
     hu = np.asanyarray(canonical.dataobj)
-    spacing = np.linalg.norm(canonical.affine[:3, :3], axis=0)
+    spacing = spacing_of(canonical.affine)
     found = []
     if _rim_air(hu) < MIN_RIM_AIR:
         found.append(

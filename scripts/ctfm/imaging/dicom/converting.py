@@ -11,17 +11,17 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError, one_line
-from ctfm.base.files import atomic_path, write_table
+from ctfm.base.files import write_table
 from ctfm.base.optional import require
 from ctfm.base.workers import in_processes
 from ctfm.imaging.dicom.headers import MIN_SLICES, NoImageError, Slice, find_series, read_headers
 from ctfm.imaging.dicom.reading import read_volume
+from ctfm.imaging.nifti import write_nifti
 
 __all__ = ["convert"]
 
@@ -195,12 +195,7 @@ def _save(volume: MetaTensor, file: Path) -> None:
     if hu.min() >= INT16.min and hu.max() <= INT16.max:
         hu = np.rint(hu).astype(np.int16)
     affine = np.asarray(volume.affine, dtype=float)
-    image = nib.Nifti1Image(hu, affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(file) as temporary:
-        nib.save(image, temporary)
+    write_nifti(hu, affine, file)
 
 
 def _without(folder: Path, error: Exception) -> str:

@@ -12,6 +12,7 @@ from nibabel.orientations import ornt_transform as transform_between
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.imaging.checks.ct import check_ct, check_label
+from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.scans import read_scan
 from ctfm.loading.store.recipe import Recipe
 from ctfm.loading.store.resampling import resample_labels, resample_linear
@@ -66,7 +67,7 @@ def convert_scan(
     check_ct(scan, image, input_check)
     affine, voxels = np.asarray(scan.affine, dtype=float), scan[0].numpy()
     voxels, oriented = _orient(voxels, affine, recipe.axcodes)
-    steps = tuple(recipe.spacing / np.linalg.norm(oriented[:3, :3], axis=0))
+    steps = tuple(recipe.spacing / spacing_of(oriented))
     steps = tuple(1.0 if abs(step - 1) < 1e-4 else float(step) for step in steps)
     resampled = np.rint(resample_linear(voxels, steps))
     np.clip(resampled, *recipe.hu_window, out=resampled)

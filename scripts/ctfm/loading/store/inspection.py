@@ -17,6 +17,7 @@ from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.datalists.datalist import PARTS, refuse
+from ctfm.imaging.grids import spacing_of
 from ctfm.loading.store.conversion import POSITIONS_PER_CLASS
 from ctfm.loading.store.index import INDEX, Store, StoredScan
 from ctfm.loading.store.volumes import read_array, read_meta, voxel_digest
@@ -90,7 +91,7 @@ def _image_problems(scan: StoredScan) -> Iterator[str]:
     if voxels.size and not low <= voxels.min() <= voxels.max() <= high:
         yield f"{path}: holds {voxels.min()} to {voxels.max()} HU, the recipe {low:g} to {high:g}"
     affine = np.array(meta["affine"])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = spacing_of(affine)
     if not np.allclose(spacing, recipe.spacing, rtol=1e-3):
         yield f"{path}: voxels of {_by(spacing)} mm, the recipe says {_by(recipe.spacing)}"
     if "".join(aff2axcodes(affine)) != recipe.axcodes:

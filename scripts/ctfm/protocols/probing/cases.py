@@ -24,7 +24,7 @@ from ctfm.contract.tasks import AXCODES, HU_WINDOW
 from ctfm.embedding.inputs import apply_steps, soft_tissue
 from ctfm.embedding.windows import WindowGrid
 from ctfm.imaging.checks.ct import check_label
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.imaging.transforms import LoadScand
 
 __all__ = ["OrganCase", "load_cases", "scan_name"]
@@ -60,7 +60,7 @@ class OrganCase:
 
     def locations(self, starts: Array) -> Array:
         """Where windows stand, by their first voxels (N, 3), in mm, (N, 3)."""
-        return world(self.affine, starts + np.asarray(self.grid.patch) // 2)
+        return voxels_to_mm(self.affine, starts + np.asarray(self.grid.patch) // 2)
 
 
 def load_cases(
@@ -146,9 +146,9 @@ def _case(
         name=name,
         image=image.as_tensor(),
         grid=grid,
-        points=world(affine, points),
+        points=voxels_to_mm(affine, points),
         point_ids=_values(labels, points),
-        centroids={i: world(affine, voxel[None])[0] for i, voxel in centroids.items()},
+        centroids={i: voxels_to_mm(affine, voxel[None])[0] for i, voxel in centroids.items()},
         query_starts={i: voxel - half for i, voxel in nearest.items()},
         outside=frozenset(i for i, v in nearest.items() if _values(labels, v[None])[0] != i),
         affine=affine,

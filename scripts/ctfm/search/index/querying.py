@@ -13,7 +13,7 @@ from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.tables import align, as_json, cell
 from ctfm.base.types import Array
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.imaging.scans import find_scans
 from ctfm.pictures.sheet import Tile, draw_sheet
 from ctfm.search.index.index import AXES, Index, quoted
@@ -101,7 +101,7 @@ def _point(scan: PreparedScan, location: PointOptions) -> Array:
         raise UserError("point and voxel are given: choose one")
     if location.voxel is None:
         return triple(location.point)
-    point: Array = world(scan.affine, triple(location.voxel)[None])[0]
+    point: Array = voxels_to_mm(scan.affine, triple(location.voxel)[None])[0]
     return point
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
+from ctfm.imaging.nifti import write_nifti
 from ctfm.search.locating.locations import PreparedScan
 from ctfm.search.locating.search import SimilarityMap
 
@@ -41,13 +40,7 @@ def write_heat_map(heat: Array, affine: Array, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    image = nib.Nifti1Image(heat, affine)
-    image.header.set_xyzt_units("mm")
-    image.header.set_intent("estimate", name="cosine")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+    write_nifti(heat, affine, path, intent=("estimate", "cosine"))
 
 
 def moved(

@@ -20,7 +20,7 @@ from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.options import WindowOptions
 from ctfm.embedding.windows import cut_window
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.pictures.located import View, draw_search
 from ctfm.search.locating.heat import heat_map, write_heat_map
 from ctfm.search.locating.locations import (
@@ -164,7 +164,7 @@ def _answers(scan: PreparedScan, similarities: SimilarityMap) -> Record:
     """The answer, and the best locations that are none of its neighbours."""
     affine, half = scan.image.affine.numpy(), np.asarray(similarities.grid.patch) // 2
     locations = [
-        {**_described(scan, world(affine, (start + half)[None])[0]), "similarity": round(cosine, 5)}
+        {**_described(scan, voxels_to_mm(affine, (start + half)[None])[0]), "similarity": round(cosine, 5)}
         for start, cosine in similarities.best(APART, 1 + OTHERS)
     ]
     return {"answer": locations[0], "others": locations[1:]}

@@ -16,7 +16,7 @@ from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.embedding.embedder import Embedder
 from ctfm.imaging.checks.ct import check_label
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import mm_to_voxels, voxels_to_mm
 from ctfm.imaging.transforms import LoadScand
 from ctfm.search.options import LocationOptions
 
@@ -46,7 +46,7 @@ class PreparedScan:
 
     def voxel(self, point: Array) -> Array:
         """The stored voxel (3,) that is nearest to a location in mm (3,), which may lie outside."""
-        voxel: Array = np.rint(world(np.linalg.inv(self.affine), point[None])[0]).astype(int)
+        voxel: Array = np.rint(mm_to_voxels(self.affine, point[None])[0]).astype(int)
         return voxel
 
     def contains(self, voxel: Array) -> bool:
@@ -63,7 +63,7 @@ class PreparedScan:
         """Centre of mass of a class in mm, (3,); None: it is not there."""
         assert self.labels is not None
         voxels = np.argwhere(self.labels == organ)
-        return world(self.affine, voxels.mean(axis=0)[None])[0] if len(voxels) else None
+        return voxels_to_mm(self.affine, voxels.mean(axis=0)[None])[0] if len(voxels) else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def find_location(scan: PreparedScan, options: LocationOptions) -> Location:
         return Location(_organ_centre(scan, class_meant), class_meant)
     numbers = triple(typed)
     in_voxels = voxel not in (None, False)
-    in_mm = world(scan.affine, numbers[None])[0] if in_voxels else numbers
+    in_mm = voxels_to_mm(scan.affine, numbers[None])[0] if in_voxels else numbers
     nearest = scan.voxel(in_mm)
     if not scan.contains(nearest):
         raise UserError(_outside(scan, numbers, in_voxels))
@@ -185,7 +185,9 @@ def _outside(scan: PreparedScan, numbers: Array, in_voxels: bool) -> str:
     if in_voxels:
         size = " x ".join(map(str, shape))
         return f"{scan.path} has no voxel {spelled}: it has {size}, counted from 0"
-    corners = world(scan.affine, np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(shape) - 1))
+    corners = voxels_to_mm(
+        scan.affine, np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(shape) - 1)
+    )
     spans = zip("xyz", corners.min(0), corners.max(0), strict=True)
     reach = ", ".join(f"{axis} {low:.0f}..{high:.0f}" for axis, low, high in spans)
     return (

@@ -20,7 +20,7 @@ from ctfm.base.types import Array
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.inferer import embed_windows
 from ctfm.embedding.windows import WindowGrid
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 
 __all__ = ["SimilarityMap", "WindowSimilarity", "look_closer", "look_everywhere"]
 
@@ -126,7 +126,7 @@ class SimilarityMap:
         half = np.asarray(self.grid.patch) // 2
         matrix = np.eye(4)
         matrix[:3, :3] = np.asarray(affine, float)[:3, :3] @ np.diag(self.grid.step)
-        matrix[:3, 3] = world(affine, half[None])[0]
+        matrix[:3, 3] = voxels_to_mm(affine, half[None])[0]
         return matrix
 
 

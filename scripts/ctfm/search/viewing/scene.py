@@ -6,17 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.checks.ct import check_label
-from ctfm.imaging.scans import NIFTI, describe, find_scans, read_scan
+from ctfm.imaging.file_names import is_nifti
+from ctfm.imaging.nifti import open_stream
+from ctfm.imaging.scans import describe, find_scans, read_scan
 from ctfm.pictures.label_map import class_color
 
 __all__ = ["Scene", "make_scene"]
@@ -52,7 +53,7 @@ class Scene:
         """
         path, is_overlay = self.files[number], number == self.overlay
         labels = is_overlay and self.classes is not None
-        if path.name.lower().endswith(NIFTI) and not labels:
+        if is_nifti(path) and not labels:
             return _stored(path)
         scan = read_scan(str(path))
         values = scan[0].numpy()
@@ -132,8 +133,7 @@ def _stored(path: Path) -> bytearray:
     """
     try:
         image: Any = nib.load(path)
-        opened = cast(Any, igzip).open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rb") as file:
+        with open_stream(path) as file:
             content = bytearray(file.read())
         kind = type(image.header)
         header = kind(bytes(content[: kind.sizeof_hdr]), check=False)

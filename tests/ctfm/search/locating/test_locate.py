@@ -19,7 +19,7 @@ from ctfm.base.errors import UserError
 from ctfm.commands.calling import call
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.search.locating.locate import locate
 from ctfm.search.locating.locations import read_prepared
@@ -59,7 +59,7 @@ def window_of(path: Path, checkpoint: str, number: int) -> np.ndarray:
     embedder = Embedder.load(checkpoint, make_recipe("semantic_search", **SMALL), device="cpu")
     image = embedder.read(str(path))
     start = embedder.grid(image).starts()[number]
-    return world(image.affine.numpy(), (start + 8)[None])[0]
+    return voxels_to_mm(image.affine.numpy(), (start + 8)[None])[0]
 
 
 def document(folder: Path) -> Any:

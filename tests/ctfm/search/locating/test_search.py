@@ -13,7 +13,7 @@ from ctfm.base.errors import UserError
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.windows import Array, WindowGrid, cut_window
-from ctfm.imaging.grids import world
+from ctfm.imaging.grids import voxels_to_mm
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.phantoms.drawing import draw_torso
 from ctfm.search.locating.search import (
@@ -120,8 +120,8 @@ def test_a_window_stands_for_the_middle_of_its_patch() -> None:
     affine = np.array([[0, 0, -1.5, 7], [0, -2.0, 0, 8], [3.0, 0, 0, 9], [0, 0, 0, 1]])
     found = SimilarityMap(GRID, np.zeros(GRID.counts), np.ones(GRID.counts, bool), 1.0)
     indices = np.indices(GRID.counts).reshape(3, -1).T
-    expected = world(affine, GRID.starts() + np.array([16, 16, 16]))
-    np.testing.assert_allclose(world(found.affine(affine), indices), expected)
+    expected = voxels_to_mm(affine, GRID.starts() + np.array([16, 16, 16]))
+    np.testing.assert_allclose(voxels_to_mm(found.affine(affine), indices), expected)
 
 
 @pytest.fixture(scope="module")
