@@ -18,7 +18,13 @@ from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.tables import align, as_json, cell, number
 from ctfm.evaluation.class_scores import NSD_TOLERANCE_MM, ClassScore, segmentation_scores
-from ctfm.evaluation.intervals import CONFIDENCE, Estimate, estimate_mean, mean
+from ctfm.evaluation.intervals import (
+    Estimate,
+    bootstrap_settings,
+    estimate_mean,
+    interval_text,
+    mean,
+)
 
 __all__ = [
     "ClassScore", "Estimate", "Row", "Summary",
@@ -174,17 +180,10 @@ def _csv(table: Iterable[Iterable[Any]]) -> str:
 
 
 def _document(summary: Summary, settings: Mapping[str, Any]) -> dict[str, Any]:
-    bootstrap = {
-        "over": "cases",
-        "method": "percentile",
-        "confidence": CONFIDENCE,
-        "resamples": summary.resamples,
-        "seed": summary.seed,
-    }
     return {
         "cases": summary.cases,
         "nsd_tolerance_mm": summary.nsd_tolerance_mm,
-        "bootstrap": bootstrap,
+        "bootstrap": bootstrap_settings(summary.seed, summary.resamples),
         "settings": dict(settings),
         "overall": asdict(summary.overall),
         "classes": [asdict(row) for row in summary.classes],
@@ -218,8 +217,8 @@ def format_table(summary: Summary, limit: int | None = None) -> str:
 
 def _table_line(row: Row) -> tuple[str, ...]:
     dice, asd, hd95, nsd = (row.estimates[metric] for metric in METRICS)
-    interval = "{:.3f} to {:.3f}".format(*dice.interval) if dice.interval else "-"
     name = row.name if row.class_id is None else f"{row.class_id:>3} {row.name}"
     counts = str(row.cases), str(row.missed), str(row.spurious)
+    overlap = number(dice.mean, 3), interval_text(dice.interval)
     distances = number(asd.mean, 2), number(hd95.mean, 2)
-    return name, *counts, number(dice.mean, 3), interval, *distances, number(nsd.mean, 3)
+    return name, *counts, *overlap, *distances, number(nsd.mean, 3)

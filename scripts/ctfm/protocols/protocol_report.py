@@ -13,8 +13,8 @@ from typing import Any
 
 from ctfm import __version__
 from ctfm.base.files import atomic_path
-from ctfm.base.tables import align, as_json, cell, number
-from ctfm.evaluation.intervals import Estimate
+from ctfm.base.tables import align, as_json, cell
+from ctfm.evaluation.intervals import Estimate, value_text
 from ctfm.protocols.probing.encoders import Candidate
 
 __all__ = ["estimate_values", "spell", "summary", "write_csv", "write_report"]
@@ -30,11 +30,7 @@ def estimate_values(estimate: Estimate) -> dict[str, Any]:
 
 def spell(estimate: Estimate, digits: int = 3) -> str:
     """An estimate as ``0.932 (0.901 to 0.955)``."""
-    text = number(estimate.mean, digits)
-    if estimate.interval is None:
-        return text
-    low, high = (number(end, digits) for end in estimate.interval)
-    return f"{text} ({low} to {high})"
+    return value_text(estimate.mean, estimate.interval, digits)
 
 
 def summary(

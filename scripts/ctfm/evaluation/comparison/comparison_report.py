@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ctfm.base.files import atomic_path, write_table
 from ctfm.base.tables import align, as_json, cell, number
 from ctfm.evaluation.comparison.paired import Comparison, Row
-from ctfm.evaluation.intervals import CONFIDENCE
+from ctfm.evaluation.intervals import bootstrap_settings, interval_text
 
 __all__ = ["format_comparison", "write_comparison"]
 
@@ -61,13 +61,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         "overall": _figures(found.overall),
         "classes": [_figures(row) for row in found.classes],
         "test": "Wilcoxon signed-rank, two-sided; cases without a difference left out",
-        "bootstrap": {
-            "over": "cases",
-            "method": "percentile",
-            "confidence": CONFIDENCE,
-            "resamples": found.resamples,
-            "seed": found.seed,
-        },
+        "bootstrap": bootstrap_settings(found.seed, found.resamples),
     }
 
 
@@ -112,8 +106,7 @@ def format_comparison(found: Comparison) -> str:
 
 def _line(row: Row, digits: int) -> tuple[str, ...]:
     name = row.name if row.class_id is None else f"{row.class_id:>3} {row.name}"
-    ends = row.difference.interval
-    interval = f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}" if ends else "-"
+    interval = interval_text(row.difference.interval, digits)
     means = (number(value, digits) for value in (row.a, row.b, row.difference.mean))
     p_values = (f"{p:.2g}" for p in (row.p, row.p_holm))
     better = str(row.better_a), str(row.better_b)
