@@ -6,14 +6,12 @@ A row of ``metrics.csv`` is a metric of an encoder: its mean over queries (or sc
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctfm import __version__
-from ctfm.base.files import atomic_path
-from ctfm.base.tables import align, as_json, cell
+from ctfm.base.tables import align, write_json, write_records
 from ctfm.evaluation.intervals import Estimate, value_text
 from ctfm.protocols.probing.encoders import Candidate
 
@@ -53,13 +51,7 @@ def write_csv(path: Path, rows: Rows) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    write_records(path, rows)
 
 
 def write_report(
@@ -95,5 +87,4 @@ def write_report(
         **more,
         "ctfm_version": __version__,
     }
-    with atomic_path(folder / "metrics.json") as temporary:
-        temporary.write_text(as_json(document), encoding="utf-8")
+    write_json(folder / "metrics.json", document)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from ctfm.base.tables import align, as_json, cell, number
 from ctfm.base.types import Array
 from ctfm.evaluation.intervals import (
     bootstrap_settings,
@@ -104,16 +102,6 @@ def test_texts_of_intervals() -> None:
     assert bootstrap_settings(7, 500) == {
         "over": "cases", "method": "percentile", "confidence": 0.95, "resamples": 500, "seed": 7,
     }  # fmt: skip
-
-
-def test_numbers_in_files_and_on_terminals() -> None:
-    assert [cell(v) for v in (0.12345678, NAN, math.inf, 3, "a")] == ["0.123457", "", "", 3, "a"]
-    assert json.loads(as_json({"a": [NAN, (1.5, math.inf)], 2: None})) == {
-        "a": [None, [1.5, None]],
-        "2": None,
-    }
-    assert (number(0.25, 1), number(NAN, 1)) == ("0.2", "-")
-    assert align([("a", "bb"), ("ccc", "d")]) == ["a    bb", "-------", "ccc   d"]
 
 
 def test_farthest_corner_is_the_farthest_of_all_voxels() -> None:

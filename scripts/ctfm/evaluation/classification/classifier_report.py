@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import align, as_json, cell, number
+from ctfm.base.tables import align, cell, number, write_json, write_table
 from ctfm.evaluation.classification.evaluation import Difference, Evaluation, Figure
 from ctfm.evaluation.classification.figures import TITLES
 from ctfm.evaluation.classification.pictures import draw_pictures
@@ -42,8 +41,7 @@ def write_evaluation(found: Evaluation, folder: Path, settings: Mapping[str, Any
     if found.differences:
         compared = [_compared(one) for one in found.differences]
         write_table(folder / "classification_compare.csv", COMPARED, compared)
-    with atomic_path(folder / "classification.json") as path:
-        path.write_text(as_json(_document(found, settings)), encoding="utf-8")
+    write_json(folder / "classification.json", _document(found, settings))
     draw_pictures(found, folder)
 
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import align, as_json, cell, number
+from ctfm.base.files import atomic_path
+from ctfm.base.tables import align, cell, number, write_json, write_table
 from ctfm.evaluation.comparison.paired import Comparison, Row
 from ctfm.evaluation.intervals import bootstrap_settings, interval_text
 
@@ -37,8 +37,7 @@ def write_comparison(found: Comparison, folder: Path) -> None:
         UserError: the folder cannot be written to.
     """
     write_table(folder / "compare.csv", COLUMNS, _case_rows(found))
-    with atomic_path(folder / "compare.json") as path:
-        path.write_text(as_json(_document(found)), encoding="utf-8")
+    write_json(folder / "compare.json", _document(found))
     with atomic_path(folder / "compare.png") as path:
         _figure(found).savefig(path, format="png", dpi=120)
 

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import align, as_json, cell, number
+from ctfm.base.tables import align, cell, number, write_json, write_table
 from ctfm.evaluation.intervals import bootstrap_settings, interval_text
 from ctfm.evaluation.lesions.detection import (
     LesionRow,
@@ -57,8 +56,7 @@ def write_lesions(
     bootstrap = bootstrap_settings(summary.seed, summary.resamples)
     figures = {key: value for key, value in asdict(summary).items() if key not in bootstrap}
     document = {**figures, "bootstrap": bootstrap, "settings": dict(settings or {})}
-    with atomic_path(folder / "lesions.json") as path:
-        path.write_text(as_json(document), encoding="utf-8")
+    write_json(folder / "lesions.json", document)
     return summary
 
 
