@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import StringIO
 from pathlib import Path
 
 from ctfm.base.errors import UserError
 
-__all__ = ["atomic_path", "run_folder", "sha256", "write_table"]
+__all__ = ["atomic_path", "run_folder", "sha256"]
 
 #: Seconds after which a temporary file is taken for one that a killed process left.
 ABANDONED = 3600
@@ -74,23 +72,6 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_table(
-    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[object]]
-) -> Path:
-    """Write a CSV file; the same rows give the same bytes, whatever file names they hold.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
-    return Path(path)
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:

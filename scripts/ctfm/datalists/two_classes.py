@@ -11,7 +11,7 @@ from typing import Any
 
 from ctfm import __version__
 from ctfm.base.errors import UserError
-from ctfm.base.files import write_table
+from ctfm.base.tables import write_table
 from ctfm.datalists.datalist import PARTS, write_datalist
 from ctfm.datalists.selection import Exclusion, count_reasons, in_words
 

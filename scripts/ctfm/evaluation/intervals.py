@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-__all__ = [
-    "CONFIDENCE",
-    "Estimate",
-    "estimate_mean",
-    "estimate_ratio",
-    "estimate_weighted",
-    "mean",
-]
+from ctfm.base.tables import number
+from ctfm.base.types import Array
+
+__all__ = ["CONFIDENCE", "Estimate", "Interval", "bootstrap_settings", "estimate_mean",
+           "estimate_ratio", "estimate_weighted", "interval_text", "mean", "percentile_interval",
+           "resampled_weights", "value_text"]  # fmt: skip
+
+#: Lower and upper end; None where there is none.
+Interval = tuple[float, float] | None
 
 CONFIDENCE = 0.95
+PERCENTILES = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
 #: An interval over one or two cases would only look like one.
 MIN_CASES_FOR_INTERVAL = 3
 #: Resamples whose figures are computed at once.
@@ -39,7 +40,7 @@ class Estimate:
 
     mean: float
     cases: int
-    interval: tuple[float, float] | None
+    interval: Interval
 
 
 def mean(values: Iterable[float]) -> float:
@@ -56,8 +57,9 @@ def estimate_mean(values: Sequence[float], seed: int, resamples: int) -> Estimat
         seed: of the resampling.
         resamples: bootstrap resamples (percentile method).
     """
-    present = [v for v in values if not math.isnan(v)]
-    return Estimate(mean(present), len(present), _interval((present,), np.mean, seed, resamples))
+    present = np.array([v for v in values if not math.isnan(v)], dtype=float)
+    found = _interval((present,), lambda drawn: drawn.mean(axis=-1), seed, resamples)
+    return Estimate(mean(present), len(present), found)
 
 
 def estimate_ratio(
@@ -77,7 +79,7 @@ def estimate_ratio(
     if not pairs:
         return Estimate(NAN, 0, None)
     above, below = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
-    found = _interval((above, below), _ratio, seed, resamples)
+    found = _interval((above, below), lambda a, b: a.sum(-1) / b.sum(-1), seed, resamples)
     return Estimate(float(above.sum() / below.sum()), len(pairs), found)
 
 
@@ -98,31 +100,79 @@ def estimate_weighted(
     value = float(np.asarray(statistic(np.ones((1, cases))))[0])
     if cases < MIN_CASES_FOR_INTERVAL or math.isnan(value):
         return Estimate(value, cases, None)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(cases, np.full(cases, 1 / cases), resamples).astype(float)
-    blocks = [drawn[i : i + BLOCK] for i in range(0, resamples, BLOCK)]
-    found = np.concatenate([np.asarray(statistic(block)) for block in blocks])
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(found, [tail, 100 - tail])
-    return Estimate(value, cases, (float(low), float(high)))
+    drawn = resampled_weights(cases, resamples, seed)
+    figures = np.concatenate([np.asarray(statistic(weights)) for weights in drawn])
+    return Estimate(value, cases, percentile_interval(figures))
 
 
-def _ratio(parts: Any, wholes: Any, axis: int = -1) -> Any:
-    return parts.sum(axis=axis) / wholes.sum(axis=axis)
+def resampled_weights(
+    drawn_from: int,
+    resamples: int,
+    seed: int,
+    block: int = BLOCK,
+    usable: Callable[[Array], Array] | None = None,
+) -> Iterator[Array]:
+    """How often each of what is drawn with replacement is in a resample, block by block.
+
+    Args:
+        drawn_from: how many cases (or subjects) there are; a resample draws as many.
+        resamples: how many there are in all.
+        seed: the same seed gives the same resamples, whatever the block.
+        block: resamples that are drawn at once, at most.
+        usable: draws (R, drawn_from) to the weights of those that count, (some, N); what it leaves
+            out is drawn again.
+
+    Yields:
+        (some, drawn_from), or what `usable` makes of it, float.
+    """
+    rng, left = np.random.default_rng(seed), resamples
+    while left:
+        shares = np.full(drawn_from, 1 / drawn_from)
+        weights = rng.multinomial(drawn_from, shares, min(left, block)).astype(float)
+        if usable is not None:
+            weights = usable(weights)
+        left -= len(weights)
+        if len(weights):
+            yield weights
+
+
+def percentile_interval(figures: Array) -> Interval:
+    """95 % interval of the figures of resamples (R,); those that are nan are left out."""
+    present = figures[~np.isnan(figures)]
+    if not present.size:
+        return None
+    low, high = np.percentile(present, PERCENTILES)
+    return float(low), float(high)
 
 
 def _interval(
-    samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int, resamples: int
-) -> tuple[float, float] | None:
-    if len(samples[0]) < MIN_CASES_FOR_INTERVAL:
+    columns: tuple[Array, ...], statistic: Callable[..., Array], seed: int, resamples: int
+) -> Interval:
+    """Interval of a statistic of columns (N,), of which the same cases are drawn."""
+    cases = len(columns[0])
+    if cases < MIN_CASES_FOR_INTERVAL:
         return None
-    found = stats.bootstrap(
-        samples,
-        statistic,
-        paired=len(samples) > 1,
-        n_resamples=resamples,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(seed),  # SciPy below 1.15 does not know `rng`
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    drawn = np.random.default_rng(seed).integers(0, cases, (resamples, cases))
+    return percentile_interval(statistic(*(column[drawn] for column in columns)))
+
+
+def bootstrap_settings(seed: int, resamples: int) -> dict[str, Any]:
+    """How the intervals of a report came about, for its JSON."""
+    return {
+        "over": "cases",
+        "method": "percentile",
+        "confidence": CONFIDENCE,
+        "resamples": resamples,
+        "seed": seed,
+    }
+
+
+def interval_text(ends: Interval, digits: int = 3) -> str:
+    """An interval as ``0.901 to 0.955``; "-" where there is none."""
+    return "-" if ends is None else " to ".join(number(end, digits) for end in ends)
+
+
+def value_text(value: float, ends: Interval, digits: int = 3) -> str:
+    """A value as ``0.932 (0.901 to 0.955)``; the value alone where there is no interval."""
+    text = number(value, digits)
+    return text if ends is None else f"{text} ({interval_text(ends, digits)})"

@@ -6,19 +6,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ctfm.base.errors import UserError
-from ctfm.base.files import atomic_path
-from ctfm.base.tables import align, as_json, cell, number
+from ctfm.base.tables import align, cell, number, write_json, write_table
 from ctfm.evaluation.class_scores import NSD_TOLERANCE_MM, ClassScore, segmentation_scores
-from ctfm.evaluation.intervals import CONFIDENCE, Estimate, estimate_mean, mean
+from ctfm.evaluation.intervals import (
+    Estimate,
+    bootstrap_settings,
+    estimate_mean,
+    interval_text,
+    mean,
+)
 
 __all__ = [
     "ClassScore", "Estimate", "Row", "Summary",
@@ -26,6 +29,12 @@ __all__ = [
 ]  # fmt: skip
 
 METRICS = ("dice", "asd_mm", "hd95_mm", "nsd")
+VOLUMES = ("reference_ml", "prediction_ml")
+CASE_COLUMNS = ("case", "class_id", "class", *METRICS, *VOLUMES)
+SUMMARY_COLUMNS = (
+    "class_id", "class", "cases", "missed", "spurious",
+    *(f"{metric}{end}" for metric in METRICS for end in ("", "_ci_low", "_ci_high")),
+)  # fmt: skip
 NAN = float("nan")
 
 
@@ -135,56 +144,32 @@ def write_report(
         UserError: there are no cases, or the folder cannot be written to.
     """
     summary = summary or summarise(cases)
-    contents = {
-        "metrics_cases.csv": _csv(_case_table(cases)),
-        "metrics_summary.csv": _csv(_summary_table(summary)),
-        "metrics.json": as_json(_document(summary, settings or {})),
-    }
-    for name, text in contents.items():
-        with atomic_path(Path(output_dir) / name) as path:
-            path.write_text(text, encoding="utf-8")
+    folder = Path(output_dir)
+    write_table(folder / "metrics_cases.csv", CASE_COLUMNS, _case_rows(cases))
+    write_table(folder / "metrics_summary.csv", SUMMARY_COLUMNS, _summary_rows(summary))
+    write_json(folder / "metrics.json", _document(summary, settings or {}))
     return summary
 
 
-def _case_table(cases: Mapping[str, Sequence[ClassScore]]) -> list[list[Any]]:
-    columns = [*METRICS, "reference_ml", "prediction_ml"]
-    table: list[list[Any]] = [["case", "class_id", "class", *columns]]
+def _case_rows(cases: Mapping[str, Sequence[ClassScore]]) -> Iterator[list[Any]]:
     for case, scores in cases.items():
         for score in scores:
-            numbers = (getattr(score, column) for column in columns)
-            table.append([case, score.class_id, score.name, *numbers])
-    return table
+            numbers = (cell(getattr(score, name)) for name in (*METRICS, *VOLUMES))
+            yield [case, score.class_id, score.name, *numbers]
 
 
-def _summary_table(summary: Summary) -> list[list[Any]]:
-    columns = [f"{m}{end}" for m in METRICS for end in ("", "_ci_low", "_ci_high")]
-    table: list[list[Any]] = [["class_id", "class", "cases", "missed", "spurious", *columns]]
+def _summary_rows(summary: Summary) -> Iterator[list[Any]]:
     for row in (summary.overall, *summary.classes):
         estimates = (row.estimates[metric] for metric in METRICS)
-        numbers = [n for e in estimates for n in (e.mean, *(e.interval or (NAN, NAN)))]
-        name = [row.class_id, row.name]
-        table.append([*name, row.cases, row.missed, row.spurious, *numbers])
-    return table
-
-
-def _csv(table: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([cell(v) for v in row] for row in table)
-    return text.getvalue()
+        numbers = [cell(n) for e in estimates for n in (e.mean, *(e.interval or (NAN, NAN)))]
+        yield [row.class_id, row.name, row.cases, row.missed, row.spurious, *numbers]
 
 
 def _document(summary: Summary, settings: Mapping[str, Any]) -> dict[str, Any]:
-    bootstrap = {
-        "over": "cases",
-        "method": "percentile",
-        "confidence": CONFIDENCE,
-        "resamples": summary.resamples,
-        "seed": summary.seed,
-    }
     return {
         "cases": summary.cases,
         "nsd_tolerance_mm": summary.nsd_tolerance_mm,
-        "bootstrap": bootstrap,
+        "bootstrap": bootstrap_settings(summary.seed, summary.resamples),
         "settings": dict(settings),
         "overall": asdict(summary.overall),
         "classes": [asdict(row) for row in summary.classes],
@@ -218,8 +203,8 @@ def format_table(summary: Summary, limit: int | None = None) -> str:
 
 def _table_line(row: Row) -> tuple[str, ...]:
     dice, asd, hd95, nsd = (row.estimates[metric] for metric in METRICS)
-    interval = "{:.3f} to {:.3f}".format(*dice.interval) if dice.interval else "-"
     name = row.name if row.class_id is None else f"{row.class_id:>3} {row.name}"
     counts = str(row.cases), str(row.missed), str(row.spurious)
+    overlap = number(dice.mean, 3), interval_text(dice.interval)
     distances = number(asd.mean, 2), number(hd95.mean, 2)
-    return name, *counts, number(dice.mean, 3), interval, *distances, number(nsd.mean, 3)
+    return name, *counts, *overlap, *distances, number(nsd.mean, 3)

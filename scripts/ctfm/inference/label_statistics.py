@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctfm.base.files import atomic_path
-from ctfm.base.tables import as_json, cell
+from ctfm.base.tables import write_json, write_records
 from ctfm.base.types import Array
 
 __all__ = ["ClassStatistics", "label_statistics", "write_statistics"]
@@ -146,15 +144,8 @@ def write_statistics(rows: Sequence[ClassStatistics], base: Path) -> None:
     Raises:
         UserError: a file cannot be written.
     """
-    names = [field.name for field in fields(ClassStatistics)]
-    with (
-        atomic_path(base.with_name(f"{base.name}.csv")) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: cell(value) for name, value in asdict(row).items()})
-    with atomic_path(base.with_name(f"{base.name}.json")) as temporary:
-        document = {"classes": [asdict(row) for row in rows], "coordinates": "mm, RAS+"}
-        temporary.write_text(as_json(document), encoding="utf-8")
+    classes = [asdict(row) for row in rows]
+    columns = [field.name for field in fields(ClassStatistics)]
+    write_records(base.with_name(f"{base.name}.csv"), classes, columns)
+    document = {"classes": classes, "coordinates": "mm, RAS+"}
+    write_json(base.with_name(f"{base.name}.json"), document)

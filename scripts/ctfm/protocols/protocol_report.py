@@ -6,15 +6,13 @@ A row of ``metrics.csv`` is a metric of an encoder: its mean over queries (or sc
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctfm import __version__
-from ctfm.base.files import atomic_path
-from ctfm.base.tables import align, as_json, cell, number
-from ctfm.evaluation.intervals import Estimate
+from ctfm.base.tables import align, write_json, write_records
+from ctfm.evaluation.intervals import Estimate, value_text
 from ctfm.protocols.probing.encoders import Candidate
 
 __all__ = ["estimate_rows", "spell", "summary", "write_csv", "write_report"]
@@ -42,11 +40,7 @@ def estimate_rows(estimates: Mapping[str, Any], *columns: str) -> list[dict[str,
 
 def spell(estimate: Estimate, digits: int = 3) -> str:
     """An estimate as ``0.932 (0.901 to 0.955)``."""
-    text = number(estimate.mean, digits)
-    if estimate.interval is None:
-        return text
-    low, high = (number(end, digits) for end in estimate.interval)
-    return f"{text} ({low} to {high})"
+    return value_text(estimate.mean, estimate.interval, digits)
 
 
 def summary(
@@ -69,13 +63,7 @@ def write_csv(path: Path, rows: Rows) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    write_records(path, rows)
 
 
 def write_report(
@@ -111,5 +99,4 @@ def write_report(
         **more,
         "ctfm_version": __version__,
     }
-    with atomic_path(folder / "metrics.json") as temporary:
-        temporary.write_text(as_json(document), encoding="utf-8")
+    write_json(folder / "metrics.json", document)

@@ -13,8 +13,7 @@ from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import as_json, cell
+from ctfm.base.tables import cell, write_json, write_table
 from ctfm.evaluation.classification.calibration import Calibration, read_calibration
 from ctfm.evaluation.classification.points import OperatingPoint
 from ctfm.imaging.scans import result_name
@@ -127,8 +126,7 @@ class SaveTriaged(MapTransform):
                 "decisions": data["decisions"],
                 "warnings": noted.split(SEPARATOR) if noted else [],
             }
-            with atomic_path(self.folder / f"{name}{RESULT_SUFFIX}") as temporary:
-                temporary.write_text(as_json(document), encoding="utf-8")
+            write_json(self.folder / f"{name}{RESULT_SUFFIX}", document)
             called = ", ".join(k for k, one in data["decisions"].items() if one["abnormal"])
             text = f"abnormal at: {called}" if called else "normal at every operating point"
             logger.info("%s: probability %.3f, %s", name, data["probability"], text)
@@ -162,9 +160,7 @@ class TriageTable:
         columns = ("name", "probability", "logit", *points, "warnings", "source")
         table = [_line(one, points) for one in results]
         write_table(self.folder / TABLE, columns, table)
-        with atomic_path(self.folder / DOCUMENT) as temporary:
-            document = {"scans": results, "failed": failures}
-            temporary.write_text(as_json(document), encoding="utf-8")
+        write_json(self.folder / DOCUMENT, {"scans": results, "failed": failures})
         logger.info("%d scans: %s", len(results), (self.folder / TABLE).resolve())
 
 

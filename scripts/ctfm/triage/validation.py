@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from ctfm.base.errors import UserError
-from ctfm.base.files import write_table
+from ctfm.base.tables import write_table
 from ctfm.evaluation.classification.calibration import (
     Calibration,
     Decision,

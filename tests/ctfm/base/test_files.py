@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctfm.base.errors import UserError
-from ctfm.base.files import atomic_path, run_folder, sha256, write_table
+from ctfm.base.files import atomic_path, run_folder, sha256
 
 
 def test_file_appears_with_its_suffix_kept(tmp_path: Path) -> None:
@@ -64,12 +64,6 @@ def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 8192
     (tmp_path / "f").write_bytes(content)
     assert sha256(tmp_path / "f") == hashlib.sha256(content).hexdigest()
-
-
-def test_table_is_the_same_whatever_names_it_holds(tmp_path: Path) -> None:
-    rows = [("a,b", 1.5), (os.fsdecode(b"od\xff"), None)]
-    written = write_table(tmp_path / "new" / "table.csv", ("name", "size"), iter(rows))
-    assert written.read_bytes() == b'name,size\n"a,b",1.5\nod\\udcff,\n'
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 from ctfm import __version__
 from ctfm.base.errors import UserError
-from ctfm.base.files import write_table
 from ctfm.base.optional import require
+from ctfm.base.tables import write_table
 from ctfm.base.workers import in_processes
 from ctfm.datalists.datalist import nested_subset, write_datalist
 from ctfm.datalists.datasets.dicom_series import inspect_series

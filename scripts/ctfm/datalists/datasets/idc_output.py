@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ctfm import __version__
-from ctfm.base.files import atomic_path, write_table
+from ctfm.base.files import atomic_path
+from ctfm.base.tables import write_table
 from ctfm.datalists.datasets.idc_index import Series
 from ctfm.datalists.datasets.series_descriptions import described_thickness
 from ctfm.datalists.selection import Exclusion, count_reasons

@@ -15,8 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from ctfm.base.errors import UserError
-from ctfm.base.files import atomic_path
-from ctfm.base.tables import as_json
+from ctfm.base.tables import write_json
 from ctfm.base.types import Array
 from ctfm.evaluation.classification.points import (
     OperatingPoint,
@@ -196,9 +195,7 @@ def write_calibration(calibration: Calibration, path: str | os.PathLike[str]) ->
         UserError: the file cannot be written.
     """
     document = {**asdict(calibration), "prevalence": calibration.prevalence}
-    with atomic_path(path) as temporary:
-        temporary.write_text(as_json(document), encoding="utf-8")
-    return Path(path)
+    return write_json(path, document)
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import align, as_json, cell, number
+from ctfm.base.tables import align, cell, number, write_json, write_table
 from ctfm.evaluation.classification.evaluation import Difference, Evaluation, Figure
 from ctfm.evaluation.classification.figures import TITLES
 from ctfm.evaluation.classification.pictures import draw_pictures
-from ctfm.evaluation.intervals import CONFIDENCE
+from ctfm.evaluation.intervals import CONFIDENCE, interval_text
 
 __all__ = ["format_evaluation", "write_evaluation"]
 
@@ -42,8 +41,7 @@ def write_evaluation(found: Evaluation, folder: Path, settings: Mapping[str, Any
     if found.differences:
         compared = [_compared(one) for one in found.differences]
         write_table(folder / "classification_compare.csv", COMPARED, compared)
-    with atomic_path(folder / "classification.json") as path:
-        path.write_text(as_json(_document(found, settings)), encoding="utf-8")
+    write_json(folder / "classification.json", _document(found, settings))
     draw_pictures(found, folder)
 
 
@@ -104,7 +102,7 @@ def _score_lines(found: Evaluation, score: str) -> list[str]:
         if one.score == score:
             name = f"{TITLES[one.figure]}, {one.point}" if one.point else TITLES[one.figure]
             threshold = "" if one.threshold is None else f"{one.threshold:.3f}"
-            interval = _interval(one.interval)
+            interval = interval_text(one.interval)
             lines.append((name, threshold, number(one.value, 3), interval, one.method))
     points = [f"{point.name}: {point.how}" for point in found.points[score]]
     return [*align(lines), "operating points: " + "; ".join(points)]
@@ -118,12 +116,8 @@ def _difference_lines(found: Evaluation) -> list[str]:
     for one in found.differences:
         name = f"{TITLES[one.figure]}, {one.point}" if one.point else TITLES[one.figure]
         values = (number(value, 3) for value in (one.a, one.b, one.difference))
-        lines.append((name, *values, _interval(one.interval), f"{one.p:.2g}", one.test))
+        lines.append((name, *values, interval_text(one.interval), f"{one.p:.2g}", one.test))
     return align(lines)
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "-"
 
 
 def verdict(found: Evaluation) -> str:
@@ -136,7 +130,7 @@ def verdict(found: Evaluation) -> str:
         sign = 1 if one.difference > 0 else -1
         low, high = sorted(sign * end for end in one.interval or ())
         better = names[0] if sign > 0 else names[1]
-        by = f"{abs(one.difference):.3f} AUROC (95 % interval {low:.3f} to {high:.3f}, {p})"
+        by = f"{abs(one.difference):.3f} AUROC (95 % interval {interval_text((low, high))}, {p})"
         return f"{better} is better by {by}"
-    interval = f"95 % interval {_interval(one.interval)}, {p}"
+    interval = f"95 % interval {interval_text(one.interval)}, {p}"
     return f"no difference can be shown (A - B = {one.difference:.3f} AUROC, {interval})"

@@ -15,12 +15,11 @@ from ctfm.evaluation.classification.delong import auroc_interval, compare_auroc,
 from ctfm.evaluation.classification.figures import PROPORTIONS, Key, counts, distributions, figures
 from ctfm.evaluation.classification.points import OperatingPoint
 from ctfm.evaluation.classification.predictions import Predictions, Scores
-from ctfm.evaluation.intervals import CONFIDENCE
+from ctfm.evaluation.intervals import CONFIDENCE, percentile_interval
 
 __all__ = ["BINS", "Difference", "Evaluation", "Figure", "evaluate"]
 
 BINS = 10
-PERCENTILES = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
 DELONG, BOOTSTRAP, WILSON = "DeLong", "bootstrap", "Wilson"
 MCNEMAR = "McNemar, exact"
 
@@ -153,21 +152,13 @@ def _figure(
     value: float,
     drawn: Mapping[str, Mapping[Key, Array]],
 ) -> Figure:
-    interval, method = _percentiles(drawn[score.name][key]), BOOTSTRAP
+    interval, method = percentile_interval(drawn[score.name][key]), BOOTSTRAP
     if predictions.subjects is None and key[0] == "auroc":
         areas, covariance = delong(predictions.labels, score.ranks[None])
         interval, method = auroc_interval(float(areas[0]), float(covariance[0, 0])), DELONG
     elif predictions.subjects is None and key[0] in PROPORTIONS:
         interval, method = _wilson(predictions, score, key[0], float(threshold or 0)), WILSON
     return Figure(score.name, *key, threshold, value, interval, method)
-
-
-def _percentiles(values: Array) -> tuple[float, float] | None:
-    present = values[~np.isnan(values)]
-    if not present.size:
-        return None
-    low, high = np.percentile(present, PERCENTILES)
-    return float(low), float(high)
 
 
 def _wilson(
@@ -196,7 +187,7 @@ def _differences(
     for key in values[a.name]:
         one, other = values[a.name][key], values[b.name][key]
         resampled = drawn[a.name][key] - drawn[b.name][key]
-        interval, p, test = _percentiles(resampled), _bootstrap_p(resampled), BOOTSTRAP
+        interval, p, test = percentile_interval(resampled), _bootstrap_p(resampled), BOOTSTRAP
         if predictions.subjects is None and key[0] == "auroc":
             paired = compare_auroc(predictions.labels, a.ranks, b.ranks)
             interval, p, test = paired.interval, paired.p, DELONG

@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ctfm.base.types import Array
 from ctfm.evaluation.classification.predictions import Predictions, Scores
+from ctfm.evaluation.intervals import resampled_weights
 
 __all__ = ["FREE", "PROPORTIONS", "THRESHOLDED", "TITLES", "Key", "counts", "distributions",
            "figures", "resampled"]  # fmt: skip
@@ -151,15 +152,13 @@ def resampled(predictions: Predictions, resamples: int, seed: int) -> Iterator[A
     Cases are drawn with replacement; with subjects, whole subjects are. A resample without one of
     the classes has no AUROC and is drawn again.
     """
-    rng, left = np.random.default_rng(seed), resamples
     lot = max(1, min(LOT, LOT_CASES // predictions.cases))
     subjects = predictions.subjects
     count = predictions.cases if subjects is None else int(subjects.max()) + 1
     truth = predictions.labels.astype(bool)
-    while left:
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(left, lot)).astype(float)
+
+    def of_both_classes(drawn: Array) -> Array:
         weights = drawn if subjects is None else drawn[:, subjects]
-        both = weights[:, truth].any(axis=1) & weights[:, ~truth].any(axis=1)
-        if both.any():
-            left -= int(both.sum())
-            yield weights[both]
+        return weights[weights[:, truth].any(axis=1) & weights[:, ~truth].any(axis=1)]
+
+    return resampled_weights(count, resamples, seed, lot, of_both_classes)

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from ctfm.base.files import atomic_path
 from ctfm.evaluation.classification.evaluation import Evaluation, Figure
 from ctfm.evaluation.classification.predictions import Scores
-from ctfm.evaluation.intervals import CONFIDENCE
+from ctfm.evaluation.intervals import CONFIDENCE, value_text
 
 __all__ = ["draw_pictures"]
 
@@ -66,8 +66,7 @@ def _title(found: Evaluation) -> str:
 
 def _named(found: Evaluation, score: Scores, figure: str, title: str) -> str:
     one = next(f for f in found.figures if (f.score, f.figure) == (score.name, figure))
-    interval = " ({:.3f} to {:.3f})".format(*one.interval) if one.interval else ""
-    return f"{score.name}: {title} {one.value:.3f}{interval}"
+    return f"{score.name}: {title} {value_text(one.value, one.interval)}"
 
 
 def _colored(found: Evaluation) -> Iterator[tuple[Scores, str]]:

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import align, as_json, cell, number
+from ctfm.base.files import atomic_path
+from ctfm.base.tables import align, cell, number, write_json, write_table
 from ctfm.evaluation.comparison.paired import Comparison, Row
-from ctfm.evaluation.intervals import CONFIDENCE
+from ctfm.evaluation.intervals import bootstrap_settings, interval_text
 
 __all__ = ["format_comparison", "write_comparison"]
 
@@ -37,8 +37,7 @@ def write_comparison(found: Comparison, folder: Path) -> None:
         UserError: the folder cannot be written to.
     """
     write_table(folder / "compare.csv", COLUMNS, _case_rows(found))
-    with atomic_path(folder / "compare.json") as path:
-        path.write_text(as_json(_document(found)), encoding="utf-8")
+    write_json(folder / "compare.json", _document(found))
     with atomic_path(folder / "compare.png") as path:
         _figure(found).savefig(path, format="png", dpi=120)
 
@@ -61,13 +60,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         "overall": _figures(found.overall),
         "classes": [_figures(row) for row in found.classes],
         "test": "Wilcoxon signed-rank, two-sided; cases without a difference left out",
-        "bootstrap": {
-            "over": "cases",
-            "method": "percentile",
-            "confidence": CONFIDENCE,
-            "resamples": found.resamples,
-            "seed": found.seed,
-        },
+        "bootstrap": bootstrap_settings(found.seed, found.resamples),
     }
 
 
@@ -112,8 +105,7 @@ def format_comparison(found: Comparison) -> str:
 
 def _line(row: Row, digits: int) -> tuple[str, ...]:
     name = row.name if row.class_id is None else f"{row.class_id:>3} {row.name}"
-    ends = row.difference.interval
-    interval = f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}" if ends else "-"
+    interval = interval_text(row.difference.interval, digits)
     means = (number(value, digits) for value in (row.a, row.b, row.difference.mean))
     p_values = (f"{p:.2g}" for p in (row.p, row.p_holm))
     better = str(row.better_a), str(row.better_b)

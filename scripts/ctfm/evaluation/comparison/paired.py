@@ -11,7 +11,7 @@ from scipy import stats
 
 from ctfm.base.errors import UserError
 from ctfm.evaluation.comparison.runs import METRICS, Metric, Run, check_same
-from ctfm.evaluation.intervals import Estimate, estimate_mean, mean
+from ctfm.evaluation.intervals import Estimate, Interval, estimate_mean, interval_text, mean
 
 __all__ = ["Comparison", "Pair", "Row", "compare_runs", "holm", "signed_rank_p"]
 
@@ -103,12 +103,11 @@ class Comparison:
         if row.p < SIGNIFICANT and (interval is None or interval[0] * interval[1] > 0):
             sign = 1 if (value > 0) == metric.higher_is_better else -1
             name, factor = ("A" if sign > 0 else "B"), math.copysign(1, value)
-            ends = sorted(factor * end for end in interval or ())
-            details = [_interval(ends, metric.digits), p, cases]
+            details = [_interval(interval, metric.digits, factor), p, cases]
             by = f"{abs(value):.{metric.digits}f} {metric.title}"
             return f"{name} is better by {by} ({', '.join(filter(None, details))})"
         found = f"A - B = {value:.{metric.digits}f} {metric.title}"
-        details = [found, _interval(interval or (), metric.digits), p, cases]
+        details = [found, _interval(interval, metric.digits), p, cases]
         text = f"no difference can be shown ({', '.join(filter(None, details))})"
         if 0 < row.differing < MIN_CASES_FOR_TEST:
             least = f"{2.0 ** (1 - row.differing):.4g}"
@@ -116,8 +115,11 @@ class Comparison:
         return text
 
 
-def _interval(ends: Sequence[float], digits: int) -> str:
-    return f"95 % interval {ends[0]:.{digits}f} to {ends[1]:.{digits}f}" if ends else ""
+def _interval(ends: Interval, digits: int, factor: float = 1) -> str:
+    if ends is None:
+        return ""
+    low, high = sorted(factor * end for end in ends)
+    return f"95 % interval {interval_text((low, high), digits)}"
 
 
 def compare_runs(a: Run, b: Run, seed: int = 0, resamples: int = 1000) -> Comparison:

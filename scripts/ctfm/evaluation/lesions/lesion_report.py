@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ctfm.base.files import atomic_path, write_table
-from ctfm.base.tables import align, as_json, cell, number
-from ctfm.evaluation.intervals import CONFIDENCE, Estimate
+from ctfm.base.tables import align, cell, number, write_json, write_table
+from ctfm.evaluation.intervals import bootstrap_settings, interval_text
 from ctfm.evaluation.lesions.detection import (
     LesionRow,
     LesionScore,
@@ -54,17 +53,10 @@ def write_lesions(
     folder = Path(output_dir)
     write_table(folder / "lesions.csv", LESION_COLUMNS, _lesion_rows(cases))
     write_table(folder / "lesions_cases.csv", CASE_COLUMNS, _case_rows(cases))
-    bootstrap = {
-        "over": "cases",
-        "method": "percentile",
-        "confidence": CONFIDENCE,
-        "resamples": summary.resamples,
-        "seed": summary.seed,
-    }
+    bootstrap = bootstrap_settings(summary.seed, summary.resamples)
     figures = {key: value for key, value in asdict(summary).items() if key not in bootstrap}
     document = {**figures, "bootstrap": bootstrap, "settings": dict(settings or {})}
-    with atomic_path(folder / "lesions.json") as path:
-        path.write_text(as_json(document), encoding="utf-8")
+    write_json(folder / "lesions.json", document)
     return summary
 
 
@@ -99,11 +91,7 @@ def format_lesions(summary: LesionSummary) -> str:
 
 def _line(row: LesionRow) -> tuple[str, ...]:
     found = row.sensitivity, row.false_positives_per_scan
-    sensitivity, false = ((number(one.mean, 3), _interval(one)) for one in found)
+    sensitivity, false = ((number(one.mean, 3), interval_text(one.interval)) for one in found)
     counts = str(row.lesions), str(row.detected)
     predicted = str(row.predicted), str(row.false_positives)
     return row.name, *counts, *sensitivity, *predicted, *false, number(row.precision.mean, 3)
-
-
-def _interval(estimate: Estimate) -> str:
-    return "{:.3f} to {:.3f}".format(*estimate.interval) if estimate.interval else "-"

@@ -16,8 +16,8 @@ import torch
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError, one_line
-from ctfm.base.files import write_table
 from ctfm.base.optional import require
+from ctfm.base.tables import write_table
 from ctfm.base.workers import in_processes
 from ctfm.imaging.dicom.headers import MIN_SLICES, NoImageError, Slice, find_series, read_headers
 from ctfm.imaging.dicom.reading import read_volume

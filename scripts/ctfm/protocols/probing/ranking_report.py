@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ctfm.base.files import atomic_path
+from ctfm.base.tables import align, write_json, write_table
 from ctfm.protocols.probing.encoders import Candidate
 from ctfm.protocols.probing.scores import BEST_WINDOW, CHANCE, OrganScore, Ranking, by_rank
 
@@ -34,21 +32,8 @@ def write_report(ranking: Ranking, folder: Path, settings: Mapping[str, Any]) ->
     Raises:
         UserError: the folder cannot be written to.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, scores in _rows(ranking):
-        for one in scores:
-            figures = (one.median_mm, one.mean_mm, one.inside)
-            head = (name, "" if one.class_id is None else one.class_id, one.class_name, one.pairs)
-            writer.writerow([*head, *(f"{figure:.6g}" for figure in figures)])
-    contents = {
-        "rank.csv": text.getvalue(),
-        "rank.json": json.dumps(_document(ranking, settings), indent=4) + "\n",
-    }
-    for name, content in contents.items():
-        with atomic_path(folder / name) as path:
-            path.write_text(content, encoding="utf-8")
+    write_table(folder / "rank.csv", COLUMNS, _cells(ranking))
+    write_json(folder / "rank.json", _document(ranking, settings))
     with atomic_path(folder / "rank.png") as path:
         _figure(ranking).savefig(path, format="png", dpi=120)
 
@@ -61,16 +46,15 @@ def format_table(ranking: Ranking) -> str:
         number = "" if name in ranking.limits else str(rank)
         distances = f"{whole.median_mm:.1f}", f"{whole.mean_mm:.1f}"
         lines.append((number, name, *distances, f"{whole.inside:.1%}", str(whole.pairs)))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(_pad(line, widths)).rstrip() for line in lines]
-    text.insert(1, "-" * max(map(len, text)))
-    return "\n".join(text)
+    return "\n".join(align(lines, left=(1,)))
 
 
-def _pad(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    padded[1] = cells[1].ljust(widths[1])
-    return padded
+def _cells(ranking: Ranking) -> Iterator[list[Any]]:
+    for name, scores in _rows(ranking):
+        for one in scores:
+            figures = (one.median_mm, one.mean_mm, one.inside)
+            head = (name, "" if one.class_id is None else one.class_id, one.class_name, one.pairs)
+            yield [*head, *(f"{figure:.6g}" for figure in figures)]
 
 
 def _rows(ranking: Ranking) -> Iterator[tuple[str, list[OrganScore]]]:

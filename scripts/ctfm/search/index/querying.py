@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ctfm.base.errors import UserError
-from ctfm.base.files import atomic_path
-from ctfm.base.tables import align, as_json, cell
+from ctfm.base.tables import align, write_json, write_records
 from ctfm.base.types import Array
 from ctfm.imaging.grids import voxels_to_mm
 from ctfm.imaging.scans import find_scans
@@ -133,16 +131,9 @@ def _write(folder: Path, hits: Sequence[Hit], query: str, point: Array | None) -
         }
         for hit in hits
     ]
-    with (
-        atomic_path(folder / "hits.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+    write_records(folder / "hits.csv", rows)
     document = {"query": query, "point_mm": None if point is None else point.tolist(), "hits": rows}
-    with atomic_path(folder / "hits.json") as temporary:
-        temporary.write_text(as_json(document), encoding="utf-8")
+    write_json(folder / "hits.json", document)
 
 
 def _draw(

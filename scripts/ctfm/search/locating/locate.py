@@ -164,7 +164,10 @@ def _answers(scan: PreparedScan, similarities: SimilarityMap) -> Record:
     """The answer, and the best locations that are none of its neighbours."""
     affine, half = scan.image.affine.numpy(), np.asarray(similarities.grid.patch) // 2
     locations = [
-        {**_described(scan, voxels_to_mm(affine, (start + half)[None])[0]), "similarity": round(cosine, 5)}
+        {
+            **_described(scan, voxels_to_mm(affine, (start + half)[None])[0]),
+            "similarity": round(cosine, 5),
+        }
         for start, cosine in similarities.best(APART, 1 + OTHERS)
     ]
     return {"answer": locations[0], "others": locations[1:]}
