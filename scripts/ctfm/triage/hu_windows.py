@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ctfm.base.errors import UserError
+from ctfm.base.options import one_of
 
 __all__ = ["LAYOUTS", "HuWindowsd", "StackWindowsd", "unstacked"]
 
@@ -61,8 +62,7 @@ class StackWindowsd(MapTransform):
 
     def __init__(self, keys: KeysCollection, layout: str = "depth") -> None:
         super().__init__(keys)
-        if layout not in LAYOUTS:
-            raise UserError(f"window_layout is {layout!r}: choose {' or '.join(LAYOUTS)}")
+        one_of("window_layout", layout, LAYOUTS)
         self.layout = layout
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
