@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 
 __all__ = ["Shard", "find_shard", "local_device", "take_shard"]
 
@@ -80,8 +79,8 @@ def find_shard(
         UserError: there is no such part, or an array does not say how many there are.
     """
     environment = os.environ if environment is None else environment
-    whole_number("shards", shards, optional=True)
-    whole_number("shard", shard, 0, optional=True)
+    _check("shards", shards, 1)
+    _check("shard", shard, 0)
     if shard is not None:
         return _within(shard, shards, "add --shards, the number of all")
     if shards == 1:
@@ -165,3 +164,9 @@ def _within(index: int, count: int | None, remedy: str) -> Shard:
         of = "" if count is None else f" of {count}"
         raise UserError(f"there is no shard {index}{of}: they count from 0; {remedy}")
     return Shard(index, count)
+
+
+def _check(name: str, value: Any, least: int) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and (not whole or value < least):
+        raise UserError(f"{name} is {value!r}: give a whole number from {least}")

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 
 __all__ = ["in_processes"]
 
@@ -51,7 +50,10 @@ def in_processes(
     Raises:
         UserError: `workers` is below 1, or a process was killed.
     """
-    whole_number("workers", workers, optional=True)
+    if workers is not None and (
+        isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
+    ):
+        raise UserError(f"workers is {workers!r}: give a whole number from 1")
     count = min(workers or _cores(), len(items))
     if count <= 1:
         return _watched(map(function, items), len(items), task)

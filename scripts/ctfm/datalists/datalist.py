@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import number_within, whole_number
 from ctfm.base.files import atomic_path
 
 __all__ = [
@@ -51,10 +50,20 @@ def nested_subset(
         UserError: `fraction` or `scans` is out of range, or both are given.
     """
     names = sorted(subjects)
-    number_within("fraction", fraction, most=1, above=True, note="0.05 is 5 %")
+    if (
+        isinstance(fraction, bool)
+        or not isinstance(fraction, (int, float))
+        or not 0 < fraction <= 1
+    ):
+        raise UserError(
+            f"fraction is {fraction!r}: give a number above 0 and up to 1 (0.05 is 5 %)"
+        )
     if scans is not None and fraction != 1:
         raise UserError(f"fraction {fraction} and scans {scans} are both given: choose one of them")
-    whole_number("scans", scans, 1, len(names), optional=True, note="all of them")
+    if scans is not None and not (isinstance(scans, int) and 0 < scans <= len(names)):
+        raise UserError(
+            f"scans is {scans!r}: give a whole number from 1 to {len(names)}, all of them"
+        )
     count = scans or min(len(names), max(1, round(fraction * len(names))))
     return sorted(sorted(names, key=lambda name: draw_order(seed, name))[:count])
 
@@ -81,7 +90,11 @@ def assign_folds(patients: Iterable[str], folds: int, seed: int = 0) -> dict[str
         UserError: `folds` is below 2, or above the number of patients.
     """
     names = set(patients)
-    whole_number("folds", folds, 2, len(names), note="as many as patients")
+    whole = isinstance(folds, int) and not isinstance(folds, bool)
+    if not whole or not 2 <= folds <= len(names):
+        raise UserError(
+            f"folds is {folds!r}: give a whole number from 2 to {len(names)}, as many as patients"
+        )
     ordered = sorted(names, key=lambda name: draw_order(seed, name))
     return {name: place % folds for place, name in enumerate(ordered)}
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import number_within, whole_number
 
 __all__ = ["Exclusion", "Reason", "Selection", "count_reasons", "in_words"]
 
@@ -71,13 +70,17 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name in ("min_thickness", "max_thickness"):
-            number_within(name, getattr(self, name), unit="mm")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise UserError(f"{name} is {value!r}: give a number of mm from 0")
         if self.min_thickness > self.max_thickness:
             raise UserError(
                 f"min_thickness {self.min_thickness:g} is above max_thickness "
                 f"{self.max_thickness:g}: no scan would be left"
             )
-        whole_number("min_slices", self.min_slices)
+        count = self.min_slices
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(f"min_slices is {count!r}: give a whole number from 1")
 
     def exclude_slices(self, name: str, count: int) -> Exclusion | None:
         """Leave out a scan with too few slices."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 from ctfm.contract.tasks import (
     AXCODES,
     HU_WINDOW,
@@ -53,7 +52,8 @@ def make_recipe(name: str = "scan", **changes: Any) -> Recipe:
         >>> make_recipe("mir", overlap=0.5)["patch"]
         [24, 128, 128]
     """
-    one_of("recipe", name, RECIPES)
+    if name not in RECIPES:
+        raise UserError(f"recipe is {name!r}: choose from {', '.join(RECIPES)}")
     task = RECIPES[name]
     overlap = SCAN_EMBEDDING.overlap if task.overlap is None else task.overlap
     recipe = {
@@ -81,7 +81,8 @@ def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
     plain: Recipe = json.loads(json.dumps(dict(recipe)))
     if missing := [name for name in REQUIRED if name not in plain]:
         raise UserError(f"recipe lacks {', '.join(missing)}: it has {', '.join(plain)}")
-    one_of("pooling", plain["pooling"], POOLINGS)
+    if plain["pooling"] not in POOLINGS:
+        raise UserError(f"pooling is {plain['pooling']!r}: choose {' or '.join(POOLINGS)}")
     return plain
 
 

@@ -16,7 +16,6 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 from ctfm.imaging.checks.ct import check_ct
 from ctfm.imaging.checks.findings import inspect_scan
 from ctfm.imaging.scans import read_scan
@@ -44,7 +43,8 @@ class LoadScand(MapTransform):
         self, keys: KeysCollection, input_check: str = "error", inspect: bool = False
     ) -> None:
         super().__init__(keys)
-        one_of("input_check", input_check, INPUT_CHECKS)
+        if input_check not in ("error", "warn", "off"):
+            raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
         self.input_check = input_check
         self.inspect = inspect
 

@@ -15,7 +15,6 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents, engine_apply_transform
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 from ctfm.imaging.scans import Failure, describe
 
 __all__ = ["FinishedScan", "ScanEvaluator"]
@@ -58,7 +57,8 @@ class ScanEvaluator(SupervisedEvaluator):
         on_failure: str = "error",
         **kwargs: Any,
     ) -> None:
-        one_of("on_failure", on_failure, ("error", "warn"))
+        if on_failure not in ("error", "warn"):
+            raise UserError(f"on_failure is {on_failure!r}: choose error or warn")
         self.on_failure = on_failure
         self.failures: list[Failure] = []
         self.writing = writing

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.contract.classes import DECATHLON_TUMORS, TOTALSEGMENTATOR_V2
@@ -107,7 +106,8 @@ def _check(task: str, subjects: int, tests: int, seed: int, margin: float | None
         raise UserError(f"no task is called {task!r}: choose one of {', '.join(TASKS)}")
     if subjects < 1 or tests < 0:
         raise UserError(f"subjects is {subjects}, tests {tests}: give at least 1 and at least 0")
-    whole_number("seed", seed, 0)
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give a whole number, 0 or more")
     if margin is not None and not 0 <= margin < np.inf:
         raise UserError(f"margin is {margin}: give mm, 0 or more, or None for the whole region")
 

@@ -16,7 +16,6 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
@@ -196,7 +195,8 @@ def write_dataset(
 
 
 def _generator(seed: int) -> np.random.Generator:
-    whole_number("seed", seed, 0)
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give a whole number, 0 or more")
     return np.random.default_rng(seed)
 
 

@@ -17,7 +17,7 @@ from monai.data.utils import set_rnd
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ctfm.base.options import one_of
+from ctfm.base.errors import UserError
 
 __all__ = [
     "MODES",
@@ -47,7 +47,8 @@ def prepare_statistics(network: nn.Module, mode: str = "batch") -> nn.Module:
     Raises:
         UserError: there is no such mode.
     """
-    one_of("norm_statistics", mode, MODES)
+    if mode not in MODES:
+        raise UserError(f"norm_statistics is {mode!r}: choose {' or '.join(MODES)}")
     if mode == "frozen":
         StatisticsHold(network)
     return network

@@ -24,7 +24,6 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from nibabel.orientations import ornt_transform as transform_between
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 from ctfm.base.types import Array
 from ctfm.imaging.checks.ct import check_finite, check_grid, ct_problem
 from ctfm.imaging.file_names import is_nifti
@@ -123,7 +122,8 @@ class LoadHeadd(MapTransform):
         head_check: bool = False,
     ) -> None:
         super().__init__(keys)
-        one_of("input_check", input_check, INPUT_CHECKS)
+        if input_check not in ("error", "warn", "off"):
+            raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
         self.spacing = tuple(float(mm) for mm in spacing)
         self.patch = tuple(int(n) for n in patch)
         self.axcodes = axcodes

@@ -11,7 +11,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 
 __all__ = ["LAYOUTS", "HuWindowsd", "StackWindowsd", "unstacked"]
 
@@ -62,7 +61,8 @@ class StackWindowsd(MapTransform):
 
     def __init__(self, keys: KeysCollection, layout: str = "depth") -> None:
         super().__init__(keys)
-        one_of("window_layout", layout, LAYOUTS)
+        if layout not in LAYOUTS:
+            raise UserError(f"window_layout is {layout!r}: choose {' or '.join(LAYOUTS)}")
         self.layout = layout
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

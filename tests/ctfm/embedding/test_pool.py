@@ -88,7 +88,7 @@ def test_the_table_is_that_of_one_process(
 @pytest.mark.doors
 @needs_ray
 def test_workers_that_make_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="workers is 0: give a whole number"):
+    with pytest.raises(UserError, match="workers is 0: give a number"):
         RayPool([], "x", recipe(), str(tmp_path), workers=0)
 
 

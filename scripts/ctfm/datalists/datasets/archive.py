@@ -13,7 +13,6 @@ from typing import Any
 
 from ctfm import __version__
 from ctfm.base.errors import UserError
-from ctfm.base.options import number_within, whole_number
 from ctfm.base.optional import require
 from ctfm.base.tables import write_table
 from ctfm.base.workers import in_processes
@@ -89,8 +88,7 @@ def archive(
     """
     root, out = Path(root), Path(out)
     selection = Selection(min_thickness, max_thickness, min_slices)
-    number_within("validation", validation, most=1, below=True, note="0.05 is 5 %")
-    whole_number("patient_level", patient_level, optional=True)
+    _check_options(validation, patient_level)
     options = {
         **asdict(selection),
         **{"pattern": str(pattern), "check_values": bool(check_values)},
@@ -118,6 +116,17 @@ def archive(
         file=sys.stderr,
     )
     return out
+
+
+def _check_options(validation: Any, patient_level: Any) -> None:
+    if isinstance(validation, bool | str) or not 0 <= validation < 1:
+        raise UserError(
+            f"validation is {validation!r}: give a share from 0 up to below 1 (0.05 is 5 %)"
+        )
+    if patient_level is None:
+        return
+    if isinstance(patient_level, bool) or not isinstance(patient_level, int) or patient_level < 1:
+        raise UserError(f"patient_level is {patient_level!r}: give a whole number from 1")
 
 
 def _judge(

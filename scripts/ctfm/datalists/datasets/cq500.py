@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ctfm.base.columns import Table, binary_labels, read_table
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 from ctfm.datalists.datasets.finding import Candidate, find_candidates
 from ctfm.datalists.datasets.head_series import HeadReason, Wanted
 from ctfm.datalists.datasets.sinoct import CLASSES, bone_kernel_only, choose_all
@@ -73,7 +72,8 @@ def cq500(
             of range.
     """
     root, out = Path(root), Path(out)
-    one_of("rule", rule, RULES)
+    if rule not in RULES:
+        raise UserError(f"rule is {rule!r}: choose from {', '.join(RULES)}")
     wanted = Wanted(thickness or None, min_slices, min_extent, bool(contrast))
     labels = _read_labels(Path(reads) if reads else root / READS, rule)
     candidates, unread = find_candidates(root)

@@ -11,7 +11,6 @@ from typing import Any
 
 from ctfm import __version__
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 from ctfm.base.files import sha256
 from ctfm.datalists.datalist import PARTS, assign_folds, write_datalist
 from ctfm.datalists.datasets.decathlon_json import DATASET, TASKS, Task, case_name, read_task
@@ -69,7 +68,8 @@ def msd(
     """
     found = read_task(Path(root), task)
     _note(found)
-    whole_number("fold", fold, None, optional=True, note="the fold that validates")
+    if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int)):
+        raise UserError(f"fold is {fold!r}: give a whole number, the fold that validates")
     if splits is None:
         split = _split(found, FOLDS if folds is None else folds, fold, patient, seed)
     elif folds is None and patient is None:
@@ -112,7 +112,8 @@ def _split(task: Task, folds: int, fold: int | None, patient: str | None, seed: 
     names = [case_name(image) for image, _ in task.pairs]
     patients = _patients(names, patient)
     dealt = assign_folds(patients.values(), folds, seed)
-    whole_number("fold", fold, 0, folds - 1, optional=True)
+    if fold is not None and fold not in range(folds):
+        raise UserError(f"fold is {fold!r}: give a whole number from 0 to {folds - 1}")
     split = Split(folds={name: dealt[patients[name]] for name in names})
     for name in names:
         split.add("validation" if split.folds[name] == fold else "training", name)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import number_within
 from ctfm.base.optional import require
 from ctfm.datalists.datasets.dicom_series import exclude_images
 from ctfm.datalists.datasets.finding import Candidate
@@ -60,9 +59,11 @@ class Wanted:
     contrast: bool = False
 
     def __post_init__(self) -> None:
-        if self.thickness is not None:
-            number_within("thickness", self.thickness, above=True, unit="mm")
-        number_within("min_extent", self.min_extent, above=True, unit="mm")
+        for name in ("thickness", "min_extent"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and value > 0) and not (name == "thickness" and value is None):
+                raise UserError(f"{name} is {value!r}: give a number of mm above 0")
         self.selection()  # refuses other numbers of slices
 
     def selection(self) -> Selection:

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 from ctfm.datalists.datalist import nested_subset
 from ctfm.datalists.datasets.idc_index import Series, index_file, read_index
 from ctfm.datalists.datasets.idc_output import write_all
@@ -73,7 +72,7 @@ def idc(
         UserError: the index cannot be read, nothing is selected, or an argument is out of range.
     """
     selection = Selection(min_thickness, max_thickness, min_slices)
-    whole_number("idc_version", idc_version)
+    _check_number("idc_version", idc_version)
     path, source = index_file(index)
     listed = _of_collections(read_index(path), collections)
     taken: list[Series] = []
@@ -96,6 +95,11 @@ def idc(
         **{"limit": limit, "seed": seed, **asdict(selection)},
     }
     return write_all(Path(out), drawn, left_out + rest, options)
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} is {value!r}: give a whole number from 1")
 
 
 def _of_collections(listed: list[Series], collections: str | Sequence[str] | None) -> list[Series]:
@@ -133,7 +137,7 @@ def _exclude(
 def _draw(taken: list[Series], limit: int | None, seed: int) -> tuple[list[Series], LeftOut]:
     if limit is None:
         return taken, []
-    whole_number("limit", limit)
+    _check_number("limit", limit)
     if limit > len(taken):
         raise UserError(f"limit is {limit}: {len(taken)} series are selected; leave it out for all")
     drawn = set(nested_subset([one.uid for one in taken], scans=limit, seed=seed))

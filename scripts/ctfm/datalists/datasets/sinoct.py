@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from ctfm.base.columns import binary_labels, read_table
 from ctfm.base.errors import UserError
-from ctfm.base.options import whole_number
 from ctfm.base.optional import require
 from ctfm.base.workers import in_processes
 from ctfm.contract.tasks import HEAD_CT_TRIAGE
@@ -123,7 +122,8 @@ def published_split(patients: Sequence[str], seed: int) -> dict[str, str]:
     Raises:
         UserError: a list would be empty, or the seed is no whole number.
     """
-    whole_number("seed", seed, None)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"seed is {seed!r}: give a whole number")
     order = sorted(patients)
     random.Random(seed).shuffle(order)
     training, validation, _ = HEAD_CT_TRIAGE.split

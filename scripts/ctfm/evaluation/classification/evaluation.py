@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ctfm.base.options import whole_number
+from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.evaluation.classification.delong import auroc_interval, compare_auroc, delong
 from ctfm.evaluation.classification.figures import PROPORTIONS, Key, counts, distributions, figures
@@ -120,8 +120,9 @@ def evaluate(
     Raises:
         UserError: an option is out of range.
     """
-    whole_number("resamples", resamples, 100)
-    whole_number("bins", bins, 2)
+    for name, value, least in (("resamples", resamples, 100), ("bins", bins, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{name} is {value!r}: give a whole number from {least}")
     thresholds = {name: {one.name: one.threshold for one in some} for name, some in points.items()}
     drawn = distributions(predictions, thresholds, resamples, seed, bins)
     ones = np.ones((1, predictions.cases))

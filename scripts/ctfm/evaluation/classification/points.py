@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from ctfm.base.options import number_within
+from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 
-__all__ = ["OperatingPoint", "fixed_point", "sensitivity_point", "youden_point"]
+__all__ = ["OperatingPoint", "check_share", "fixed_point", "sensitivity_point", "youden_point"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def fixed_point(labels: Array, probabilities: Array, threshold: float = 0.5) -> 
     Raises:
         UserError: it lies outside 0..1.
     """
-    number_within("threshold", threshold, most=1)
+    check_share("threshold", threshold)
     return _point("fixed", float(threshold), f"{threshold:g}, fixed", labels, probabilities)
 
 
@@ -63,11 +63,28 @@ def sensitivity_point(
     Raises:
         UserError: the share is not above 0 and up to 1.
     """
-    number_within("sensitivity", sensitivity, most=1, above=True)
+    check_share("sensitivity", sensitivity, above=0.0)
     _, true, thresholds = _curve(labels, probabilities)
     first = int(np.argmax(true >= sensitivity - 1e-12))
     how = f"highest threshold with a sensitivity of at least {sensitivity:g}"
     return _point("sensitive", _between(thresholds, first), how, labels, probabilities)
+
+
+def check_share(name: str, value: Any, above: float | None = None) -> None:
+    """Refuse what is no number within 0..1.
+
+    Args:
+        name: of the option.
+        value: of the option.
+        above: it has to be larger than this; None: 0 is allowed.
+
+    Raises:
+        UserError: the value is out of range.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1 or (above is not None and value <= above):
+        least = "0" if above is None else f"above {above:g}"
+        raise UserError(f"{name} is {value!r}: give a number from {least} to 1")
 
 
 def _curve(labels: Array, probabilities: Array) -> tuple[Array, Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ctfm.base.options import one_of
+from ctfm.base.errors import UserError
 from ctfm.evaluation.comparison.comparison_report import format_comparison, write_comparison
 from ctfm.evaluation.comparison.paired import compare_runs
 from ctfm.evaluation.comparison.runs import METRICS, read_run
@@ -41,7 +41,8 @@ def compare_folders(
         UserError: a file is missing or has another form, the cases, classes or references differ,
             or no case has a value in both runs.
     """
-    one_of("metric", metric, METRICS)
+    if metric not in METRICS:
+        raise UserError(f"metric is {metric!r}: choose from {', '.join(METRICS)}")
     runs = read_run(Path(run_a), metric), read_run(Path(run_b), metric)
     found = compare_runs(*runs, seed=seed, resamples=resamples)
     if out is not None:

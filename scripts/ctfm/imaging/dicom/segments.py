@@ -12,7 +12,6 @@ import numpy as np
 
 from ctfm import __version__
 from ctfm.base.errors import UserError
-from ctfm.base.options import one_of
 from ctfm.base.files import atomic_path
 from ctfm.base.optional import require
 from ctfm.base.types import Array
@@ -141,7 +140,8 @@ def _concept(highdicom: Any, code: Code) -> Any:
 
 def _sources(folder: Path, kind: str) -> list[Any]:
     """The headers of the images, as the volume's slices follow each other."""
-    one_of("dicom_seg", kind, KINDS)
+    if kind not in KINDS:
+        raise UserError(f"dicom_seg is {kind}: choose {' or '.join(KINDS)}")
     if not (folder.is_dir() and is_series(folder)):
         raise UserError(
             f"{folder}: no DICOM series, of which DICOM Segmentation repeats patient and frame: "

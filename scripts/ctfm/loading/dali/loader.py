@@ -16,7 +16,7 @@ import torch
 from monai.transforms import Transform
 from torch import Tensor
 
-from ctfm.base.options import one_of
+from ctfm.base.errors import UserError
 from ctfm.base.optional import require
 from ctfm.base.types import Array
 from ctfm.loading.augmentation.pipeline import Drawn
@@ -83,8 +83,8 @@ class DaliLoader(StoreLoader):
         resampling: str | None = None,
     ) -> None:
         require("nvidia.dali", purpose="load by DALI", extra="dali")
-        if resampling is not None:
-            one_of("resampling", resampling, ("dali", "kernels"))
+        if resampling not in (None, "dali", "kernels"):
+            raise UserError(f"resampling is {resampling!r}: choose dali or kernels")
         super().__init__(samples, transforms, batch_size, num_workers, drop_last)
         self.device = torch.device(device)
         steps: list[Step | None] = [*self.augmentation.steps, None, None, None]

@@ -21,7 +21,6 @@ import torch
 from tqdm import tqdm
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import number_within, one_of, whole_number
 from ctfm.contract.tasks import Triple
 from ctfm.imaging.scans import describe
 from ctfm.loading.store.conversion import Volume, convert_scan
@@ -86,9 +85,12 @@ def build_store(
 
 
 def _check_options(workers: object, max_failures: object, input_check: object) -> None:
-    whole_number("workers", workers, optional=True)
-    number_within("max_failures", max_failures, most=1)
-    one_of("input_check", input_check, INPUT_CHECKS)
+    if workers is not None and not (isinstance(workers, int) and workers > 0):
+        raise UserError(f"workers is {workers!r}: give a whole number from 1")
+    if not isinstance(max_failures, int | float) or not 0 <= max_failures <= 1:
+        raise UserError(f"max_failures is {max_failures!r}: give a share from 0 to 1")
+    if input_check not in ("error", "warn", "off"):
+        raise UserError(f"input_check is {input_check!r}: choose error, warn or off")
 
 
 class _Build:
