@@ -20,7 +20,7 @@ from ctfm.embedding.recipes import make_recipe
 from ctfm.networks.encoders import PooledEncoder
 from ctfm.release import packing as release
 from dicom_support import write_ct
-from support import EXTRACTOR, PRETRAIN, make_ct, run_apart, run_here, save
+from support import EXTRACTOR, make_ct, run_apart, run_here, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,15 +67,6 @@ def test_each_use_is_a_recipe_of_the_library(overlays: list[str], use: str) -> N
     files = ["inference.json", *(f"{name}.yaml" for name in overlays)]
     parser.read_config([str(EXTRACTOR / "configs" / name) for name in files])
     assert json.loads(json.dumps(parser.get_parsed_content("recipe"))) == make_recipe(use)
-
-
-def test_default_is_what_pretraining_writes() -> None:
-    contents = []
-    for bundle in (PRETRAIN, EXTRACTOR):
-        parser = ConfigParser()
-        parser.read_config(str(bundle / "configs" / "inference.json"))
-        contents.append([parser[name] for name in ("recipe", "network_def", "inferer")])
-    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize("overlay", [None, "mir"])

@@ -19,7 +19,7 @@ from ctfm.embedding.recipes import make_recipe
 from ctfm.embedding.windows import cut_window
 from ctfm.imaging.grids import voxels_to_mm
 from ctfm.networks.encoders import PooledEncoder
-from support import PRETRAIN, make_ct, run_here, save
+from support import EXTRACTOR, make_ct, run_here, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +50,7 @@ def oblique(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_scan_is_read_as_the_config_reads_it(embedder: Embedder, oblique: Path) -> None:
     """The transforms stand in the config too, where users change them: twice, hence compared."""
     parser = ConfigParser()
-    parser.read_config(str(PRETRAIN / "configs" / "inference.json"))
+    parser.read_config(str(EXTRACTOR / "configs" / "inference.json"))
     parser.update({"patch": [16, 32, 32], "spacing": [3.0, 3.0, 3.0]})
     steps = parser.get_parsed_content("preprocessing")
     expected = steps({"image": str(oblique)})["image"]
@@ -64,7 +64,7 @@ def test_embeddings_are_those_of_the_table(
     pooling: str, checkpoint: str, oblique: Path, tmp_path: Path
 ) -> None:
     run_here(
-        "inference", bundle=PRETRAIN, input=str(oblique), output_dir=str(tmp_path), amp=False,
+        "inference", bundle=EXTRACTOR, input=str(oblique), output_dir=str(tmp_path), amp=False,
         checkpoint=checkpoint, pooling=pooling, progress=False,
     )  # fmt: skip
     table = pd.read_parquet(tmp_path / "embeddings.parquet")
