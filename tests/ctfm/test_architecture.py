@@ -44,7 +44,17 @@ LIGHT = (
 )  # fmt: skip
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 OPTIONAL = {"dcm2niix", "duckdb", "idc_index_data", "lancedb", "nvidia", "pyarrow", "pydicom"}
-LARGEST_ROOM, LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 4000, 300, 60, 10
+LARGEST_ROOM, LONGEST_MODULE, LONGEST_BODY, MOST_PARAMETERS = 4000, 300, 40, 10
+#: Above the limit until their options are objects; the list may only get shorter. `commands` is
+#: left out: there a signature is the interface.
+MANY_PARAMETERS = {
+    "ctfm.datalists.datasets.archive.archive",
+    "ctfm.datalists.datasets.table.classification",
+    "ctfm.datalists.datasets.totalsegmentator.totalsegmentator",
+    "ctfm.evaluation.classification.rescoring.score_predictions",
+    "ctfm.inference.inferers.label_map.__init__",
+    "ctfm.loading.store.sampling.__init__",
+}
 
 
 def name_of(path: Path) -> str:
@@ -290,8 +300,20 @@ class TestEachModule:
         assert len(source.splitlines()) <= LONGEST_MODULE
         for node in ast.walk(tree(module)):
             if isinstance(node, ast.FunctionDef):
-                assert body_lines(node) <= 40, node.name
-                assert (node.end_lineno or 0) - node.lineno < 2 * LONGEST_FUNCTION, node.name
+                assert body_lines(node) <= LONGEST_BODY, node.name
+
+    def test_takes_few_parameters(self, module: str) -> None:
+        """`self` is none."""
+        if room_of(module) == "commands" or module == "ctfm.__main__":
+            return
+        many = set()
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.FunctionDef):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = {argument.arg for argument in arguments} - {"self", "cls"}
+                if len(names) > MOST_PARAMETERS:
+                    many.add(f"{module}.{node.name}")
+        assert many == {name for name in MANY_PARAMETERS if name.rpartition(".")[0] == module}
 
 
 def defined(module: str) -> set[str]:
