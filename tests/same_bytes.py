@@ -1,14 +1,18 @@
-"""Show that a change of the code leaves results the same, byte for byte.
+"""Are the results of two trees of this project the same, byte for byte?
 
-Runs what users run in a checkout (label maps, embeddings, trainings, a store, triage) on phantoms,
-and on a CT of your own, and writes a SHA-256 of each result. It imports nothing of the package, so
-that it runs on any version of it:
+For changes that move code and are to change nothing: run it on the tree before and on the tree
+after, on the same machine, and compare.
 
-    python tests/same_bytes.py --root BEFORE --out before.json
-    python tests/same_bytes.py --root . --out after.json
+    python tests/same_bytes.py --root TREE --ct SCAN.nii.gz --out after.json
     python tests/same_bytes.py --compare before.json after.json
 
-Results are the same on one machine with one number of threads only. Some two minutes on two cores.
+It uses only what stays when modules move: the command line, the bundles' configs, and files. Each
+step runs in a process of its own on one thread of the CPU, two steps at a time; networks are
+narrow, and their weights are made here. What is hashed is the content of arrays, tensors, tables
+and reports, without times, paths and versions. It takes some minutes on two cores.
+
+Left out are DALI, DICOM, the viewer, trainings in several processes, the files of stores (what is
+trained from them is compared), pictures, and the commands that compare, rank, index and search.
 """
 
 from __future__ import annotations
@@ -17,11 +21,10 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,240 +33,207 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
-from support import TINY, TINY_PRETRAIN, TINY_TRIAGE, make_ct, save
+from same_bytes_steps import AUTO3DSEG, DONE, DRAWN, ENCODER, PRETRAIN, SCANS, Step
 
-SIZE: dict[str, Any] = {"init_filters": 4, "blocks_down": (1, 1, 1, 1, 1)}
-CLASS_IDS = [1, 3, 5]
-TRAINING = {"epochs": 2, "batch_size": 1, "learning_rate": 0.005, "val_interval": 1}
-PRETRAINING = {
-    **TRAINING, "batch_size": 2, "iterations": 3, "crops": 3, "warmup_epochs": 1,
-    "save_iterations": 1,
+#: Items of reports, and scalars of TensorBoard, that are others in each run, or name a place.
+PASSING = {
+    "source", "sources", "file", "started", "finished", "seconds", "peak_memory_mib", "versions",
+    "version", "ctfm_version", "provenance", "views_per_second", "share_of_time_waiting_for_data",
 }  # fmt: skip
-Digests = dict[str, str]
-
-
-class Checkout:
-    """One version of the project.
-
-    Args:
-        root: the checkout.
-        work: folder for what its commands write.
-    """
-
-    def __init__(self, root: Path, work: Path) -> None:
-        self.root = root
-        self.work = work
-
-    def ctfm(self, *arguments: object) -> None:
-        """Run ``ctfm …``."""
-        self._run("-m", "ctfm", *map(str, arguments))
-
-    def bundle(self, name: str, *stems: str, **overrides: Any) -> None:
-        """Run stacked configs of a bundle; ids are spelled with ``__``."""
-        configs = self.root / "bundles" / name / "configs"
-        arguments = {
-            "config_file": [str(next(configs.glob(f"{stem}.*"))) for stem in stems],
-            "bundle_root": str(configs.parent),
-            **{key.replace("__", "::"): value for key, value in overrides.items()},
-        }
-        file = self.work / "arguments.json"
-        file.write_text(json.dumps(arguments))
-        self._run("-m", "monai.bundle", "run", "--args_file", str(file))
-
-    def _run(self, *arguments: str) -> None:
-        fixed = {"PYTHONPATH": str(self.root / "scripts"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.work,
-            env={**os.environ, **fixed},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}")
-
-
-def digest(*arrays: Any) -> str:
-    """SHA-256 of types, shapes and values."""
-    total = hashlib.sha256()
-    for array in map(np.asarray, arrays):
-        total.update(f"{array.dtype}{array.shape}".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
-
-
-def volumes(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each NIfTI file below a folder: values and affine."""
-    for path in sorted(folder.rglob("*.nii*")):
-        image = nib.load(path)
-        yield path.relative_to(folder).as_posix(), digest(image.dataobj, image.affine)
-
-
-def tables(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each table and each list of measurements below a folder, as written."""
-    for path in sorted([*folder.rglob("*.csv"), *folder.rglob("*_statistics.json")]):
-        yield path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def trained(models: Path, out: Path) -> str:
-    """The weights that a training leaves, and the loss of each iteration."""
-    weights = torch.load(models / "last.pt", weights_only=True)
-    state = next(v for k, v in weights.items() if k in ("network", "model", "state_dict"))
-    losses = []
-    for file in sorted((out / "tensorboard").iterdir()):
-        events = EventAccumulator(str(file)).Reload()
-        if "loss" in events.Tags()["scalars"]:
-            losses += [event.value for event in events.Scalars("loss")]
-    assert losses, f"no losses in {out}"
-    return digest(*(state[name] for name in sorted(state)), losses)
+#: Files that consist of places and names of modules.
+NAMING = {"algo_object.json"}
 
 
 def prepare(work: Path) -> None:
-    """A data set of five tiny cases, their scans alone, and weights that nobody trained."""
-    rows = []
-    for i in range(5):
-        hu, label = make_ct(seed=i)
-        save(hu, work / "data" / f"s{i}" / "ct.nii.gz")
-        save(label, work / "data" / f"s{i}" / "labels.nii.gz")
-        rows.append({"image": f"s{i}/ct.nii.gz", "label": f"s{i}/labels.nii.gz"})
-    datalist = {"training": rows[:3], "validation": rows[3:], "test": rows[3:]}
-    (work / "data" / "datalist.json").write_text(json.dumps(datalist))
-    labelled = [{"image": row["image"], "label": i % 2} for i, row in enumerate(rows)]
-    heads = {"training": labelled[:3], "validation": labelled[3:], "test": labelled[3:]}
-    torch.manual_seed(0)
-    segmenter = SegResNetDS(3, in_channels=1, out_channels=118, dsdepth=2, **SIZE)
-    encoder = SegResEncoder(3, in_channels=1, **SIZE)
-    for network, name in ((segmenter, "segmenter.pt"), (encoder, "encoder.pt")):
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm3d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 2)
-        torch.save(network.state_dict(), work / name)
-    (work / "heads.json").write_text(json.dumps(heads))
+    """Write data lists, the input of AutoRunner, and weights, always the same.
+
+    Args:
+        work: where the phantoms are. BatchNorm's statistics are those of a torso's middle.
+    """
+    torsos = [{"image": f"ct{i}.nii.gz", "label": f"label{i}.nii.gz"} for i in range(4)]
+    heads = [{"image": f"head{i}.nii.gz", "label": i % 2, "subject": i} for i in range(8)]
+    for name, rows, cut in (("torsos", torsos, 3), ("heads", heads, 4)):
+        lists = {"training": rows[:cut], "validation": rows[cut:], "test": rows[cut:]}
+        (work / name / "datalist.json").write_text(json.dumps(lists))
+    (work / "auto3dseg.json").write_text(json.dumps(AUTO3DSEG))
+    scan: Any = nib.load(work / SCANS[0])
+    hu = np.asanyarray(scan.dataobj).astype(np.float32)
+    middle = hu[tuple(slice((n - 48) // 2, (n + 48) // 2) for n in hu.shape)]
+    for name, outputs in (("encoder", 0), ("whole_body", 118), ("tumors", 3)):
+        torch.manual_seed(1)
+        more = {"dsdepth": 2, "out_channels": outputs}
+        network = SegResNetDS(**ENCODER, **more) if outputs else SegResEncoder(**ENCODER)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm3d):
+                layer.momentum = None
+        with torch.no_grad():
+            network.train()(torch.from_numpy((middle + 1024) / 3072).clip(0, 1)[None, None])
+        torch.save(network.state_dict(), work / f"{name}.pt")
 
 
-def phantoms(tree: Checkout) -> Iterator[tuple[str, str]]:
-    """Drawn bodies and their labels."""
-    (tree.work / "phantoms").mkdir()
-    for kind in ("torso", "head"):
-        ct, label = (tree.work / "phantoms" / f"{kind}_{n}.nii.gz" for n in ("ct", "labels"))
-        tree.ctfm("phantom", kind, "--out", ct, "--label", label, "--spacing", "5,5,5")
-    yield from volumes(tree.work / "phantoms")
+def python(root: Path, work: Path, step: Step) -> str:
+    """Run Python with the package of a tree, and return what it prints.
 
+    Args:
+        root: of the tree.
+        work: the folder to work in.
+        step: what Python is given.
 
-def label_maps(tree: Checkout, scans: list[Path]) -> Iterator[tuple[str, str]]:
-    """Whole body, as ways through the code that differ."""
-    shared = [
-        *map(str, scans), "--checkpoint", str(tree.work / "segmenter.pt"), "--preview", "false",
-        "--network_def::init_filters", "4", "--network_def::blocks_down", "[1,1,1,1,1]",
-        "--network_def::dsdepth", "2", "--patch", "[48,48,48]", "--spacing", "[3.0,3.0,3.0]",
-        "--bundle", str(tree.root / "bundles" / "ct_fm_whole_body_segmentation"),
-    ]  # fmt: skip
-    ways = {
-        "plain": ["--statistics", "true"],
-        "linear": ["--inversion", "linear", "--amp", "False"],
-        "some": ["--classes", "liver,spleen", "--confidence", "true"],
-    }
-    for name, options in ways.items():
-        out = tree.work / "labels" / name
-        tree.ctfm("segment", *shared, "-o", out, *options)
-        for path, value in (*volumes(out), *tables(out)):
-            yield f"{name}/{Path(path).name}", value
-
-
-def embeddings(tree: Checkout, scans: list[Path]) -> Iterator[tuple[str, str]]:
-    """The feature extractor's table."""
-    folder = tree.work / "embeddings"
-    tree.bundle(
-        "ct_fm_feature_extractor", "inference", **TINY_PRETRAIN, input=list(map(str, scans)),
-        checkpoint=str(tree.work / "encoder.pt"), output_dir=str(folder), progress=False,
-    )  # fmt: skip
-    table = pq.read_table(folder / "embeddings.parquet").sort_by("scan").to_pydict()
-    yield "table", digest(*(np.array(table[name]) for name in ("scan", "kind", "embedding")))
-
-
-def trainings(tree: Checkout) -> Iterator[tuple[str, str]]:
-    """Two epochs of each bundle that trains: from files, and from stores of the same scans."""
-    data, work = tree.work / "data", tree.work
-    segmenting = {
-        **TINY, **TRAINING, "dataset_dir": str(data), "class_ids": CLASS_IDS,
-        "network_def__out_channels": len(CLASS_IDS) + 1,
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(root / "scripts"), "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
     }  # fmt: skip
-    pretraining = {**TINY_PRETRAIN, **PRETRAINING, "dataset_dir": str(data)}
-    triage = {
-        **TINY_TRIAGE, **TRAINING, "dataset_dir": str(data), "datalist": str(work / "heads.json"),
-        "input_check": "off",
-    }  # fmt: skip
-    stores = {}
-    for task in ("whole_body", "pretraining"):
-        stores[task] = str(work / "stores" / task)
-        tree.ctfm("store", "build", data / "datalist.json", "--task", task,
-                  "--out", stores[task], "--spacing", "3,3,3", "--workers", "1")  # fmt: skip
-    body, pretrain = "ct_fm_whole_body_segmentation", "ct_fm_pretrain"
-    head = "ct_fm_head_ct_triage"
-    for name, bundle, stems, overrides in (
-        ("whole_body", body, ("train", "from_scratch"), segmenting),
-        ("whole_body_store", body, ("train", "from_scratch", "store"),
-         {**segmenting, "store": stores["whole_body"]}),
-        ("pretraining", pretrain, ("train",), pretraining),
-        ("pretraining_store", pretrain, ("train", "store"),
-         {**pretraining, "store": stores["pretraining"]}),
-        ("triage", head, ("train", "from_scratch"), triage),
-    ):  # fmt: skip
-        out, models = work / "trainings" / name / "out", work / "trainings" / name / "models"
-        tree.bundle(bundle, *stems, **overrides, output_dir=str(out), ckpt_dir=str(models))
-        yield name, trained(models, out)
+    typed = [sys.executable, *(word.replace("ROOT", str(root)) for word in step)]
+    done = subprocess.run(
+        typed, cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(typed)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
 
 
-def run(root: Path, scan: Path | None) -> Digests:
-    """All digests of a checkout."""
-    digests: Digests = {}
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+def run(root: Path, ct: Path | None) -> dict[str, str]:
+    """Run all steps of a tree, and hash what they write.
+
+    Args:
+        root: of the tree.
+        ct: a real CT; None: the steps that need it, and those of bundles that the tree has not,
+            are left out.
+
+    Raises:
+        RuntimeError: a step failed, or Python finds another copy of the package.
+    """
+    with tempfile.TemporaryDirectory(prefix="same_bytes_") as folder, ThreadPoolExecutor(2) as pool:
+        work = Path(folder).resolve()
+        where = "from importlib.util import find_spec; print(find_spec('ctfm').origin)"
+        package = python(root, work, ["-c", where]).strip()
+        if not Path(package).is_relative_to(root):
+            raise RuntimeError(f"Python takes the package from {package}, not from {root}")
+        for name in ("torsos", "heads"):
+            (work / name).mkdir()
+        if ct is not None:
+            (work / "given.nii.gz").write_bytes(ct.read_bytes())
+        embeds = (root / "bundles" / PRETRAIN / "configs" / "inference.json").is_file()
+        absent = {"given.nii.gz"} if ct is None else set()
+        absent |= set() if embeds else {"embeddings_pretrain"}
+
+        def run_all(steps: list[Step]) -> None:
+            for step in steps:
+                if not absent.intersection(step):
+                    python(root, work, step)
+
+        list(pool.map(run_all, DRAWN))
         prepare(work)
-        tree = Checkout(root.resolve(), work)
-        scans = [work / "phantoms" / "torso_ct.nii.gz"]
-        if scan:
-            scans.append(shutil.copy(scan, work / "scan.nii.gz"))
-        steps = {
-            "phantoms": phantoms(tree),
-            "label_maps": label_maps(tree, scans),
-            "embeddings": embeddings(tree, scans),
-            "trainings": trainings(tree),
-        }
-        for step, results in steps.items():
-            for name, value in results:
-                print(step, name, value[:12], flush=True)
-                digests[f"{step}/{name}"] = value
-    return digests
+        list(pool.map(run_all, DONE))
+        return of_folder(work)
 
 
-def compare(before: Path, after: Path) -> int:
-    """Print the names whose digests differ; how many they are."""
-    one, other = (json.loads(path.read_text()) for path in (before, after))
-    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    for name in names:
-        print(f"differs: {name}")
-    print(f"{len(names)} of {len(one.keys() | other.keys())} results differ")
-    return len(names)
+def of_arrays(*arrays: Any) -> str:
+    """Hash types, shapes and values."""
+    hashed = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        hashed.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return hashed.hexdigest()
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1])
-    parser.add_argument("--ct", type=Path, help="a CT of your own, beside the phantoms")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--compare", type=Path, nargs=2)
-    options = parser.parse_args()
-    if options.compare:
-        sys.exit(min(1, compare(*options.compare)))
-    text = json.dumps(run(options.root, options.ct), indent=1)
-    print(text) if options.out is None else options.out.write_text(text + "\n")
+def of_image(path: Path) -> str:
+    """Hash an image's voxels as they are stored, and its affine.
+
+    Raises:
+        RuntimeError: all voxels are the same: that would prove nothing.
+    """
+    image: Any = nib.load(path)
+    voxels = np.asanyarray(image.dataobj)
+    if (voxels == voxels.flat[0]).all():
+        raise RuntimeError(f"{path}: all voxels are the same")
+    return of_arrays(voxels, image.affine)
+
+
+def of_text(content: Any) -> str:
+    """Hash what JSON can hold, without what passes."""
+
+    def kept(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: kept(value) for key, value in node.items() if key not in PASSING}
+        return [kept(value) for value in node] if isinstance(node, list) else node
+
+    return hashlib.sha256(json.dumps(kept(content), sort_keys=True).encode()).hexdigest()
+
+
+def of_file(path: Path) -> str | None:
+    """Hash the content of a file; None: it is of a kind that is not compared."""
+    match path.suffix:
+        case ".gz":
+            return of_image(path)
+        case ".pt" | ".safetensors":
+            safe = path.suffix == ".safetensors"
+            state = load_file(path) if safe else torch.load(path, weights_only=True)
+            model = state.get("model", state)
+            return of_text({name: of_arrays(tensor.numpy()) for name, tensor in model.items()})
+        case ".json":
+            return of_text(json.loads(path.read_text()))
+        case ".csv":
+            return of_text(path.read_text())
+        case ".parquet":
+            return of_text(pq.ParquetFile(path).read().to_pydict())
+    return None
+
+
+def of_curves(folder: Path) -> str:
+    """Hash what a training logged for TensorBoard: losses, rates and scores."""
+    rows = []
+    for file in folder.iterdir():
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for tag in set(events.Tags()["scalars"]) - PASSING:
+            rows += [[tag, event.step, event.value] for event in events.Scalars(tag)]
+    return of_text(sorted(rows))
+
+
+def of_folder(folder: Path) -> dict[str, str]:
+    """Hash all files below a folder that are compared, by their paths."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in NAMING]
+    found = {path: of_file(path) for path in files}
+    found |= {path: of_curves(path) for path in folder.rglob("tensorboard")}
+    named = {path.relative_to(folder).as_posix(): value for path, value in found.items() if value}
+    return dict(sorted(named.items()))
+
+
+def compare(one: Path, two: Path) -> int:
+    """Print the names that differ, or that one file lacks; return how many there are."""
+    a, b = (json.loads(path.read_text()) for path in (one, two))
+    different = [name for name in sorted(a | b) if a.get(name) != b.get(name)]
+    for name in different:
+        place = "" if name in a and name in b else f" (only in {one if name in a else two})"
+        print(f"{name}{place}")
+    print(f"{len(different)} of {len(a | b)} differ")
+    return len(different)
+
+
+def main() -> int:
+    """Run a tree, or compare two runs; return the exit status."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--root", type=Path, help="the tree whose steps are run")
+    parser.add_argument("--ct", type=Path, help="a real CT, segmented as well")
+    parser.add_argument("--out", type=Path, help="the JSON file to write: names and hashes")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="two such files")
+    given = parser.parse_args()
+    if given.compare:
+        return int(compare(*given.compare) > 0)
+    if not (given.root and given.out):
+        parser.error("give --root and --out, or --compare")
+    torch.set_num_threads(1)
+    found = run(given.root.resolve(), given.ct)
+    given.out.write_text(json.dumps(found, indent=4) + "\n")
+    print(f"{len(found)} hashes -> {given.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
