@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctfm.imaging.reslice import Taps
 from ctfm.inference.inferers.labels import (
     CHUNK,
     CHUNK_ELSEWHERE,
@@ -19,7 +20,6 @@ from ctfm.inference.inferers.labels import (
     largest,
 )
 from ctfm.inference.inferers.slabs import Slab
-from ctfm.inference.inversion.taps import Taps
 
 __all__ = ["LinearLabeller", "planes_bytes"]
 
