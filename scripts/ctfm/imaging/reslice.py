@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ctfm.base.errors import UserError
 
-__all__ = ["Taps"]
+__all__ = ["TapTensors", "Taps"]
 
 Indices = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -93,3 +95,32 @@ class Taps:
             np.where(one, only, second),
             np.where(one, 0.0, share),
         )
+
+    def tensors(self, device: torch.device) -> TapTensors:
+        """The taps of the places that lie in the array, as tensors."""
+        inside = self.inside
+        return TapTensors(
+            torch.from_numpy(self.first[inside].copy()).to(device),
+            torch.from_numpy(self.second[inside].copy()).to(device),
+            torch.from_numpy(self.share[inside]).to(device, torch.float32),
+        )
+
+
+@dataclass(frozen=True)
+class TapTensors:
+    """Taps of n places that lie in the array, on one device.
+
+    Attributes:
+        first: (n,), int64, index in the array.
+        second: (n,), int64, index of the neighbour that counts as well.
+        share: (n,), float32, how much the neighbour counts.
+    """
+
+    first: Tensor
+    second: Tensor
+    share: Tensor
+
+    def neighbours(self, places: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Index and share of both neighbours of some of the places."""
+        share = self.share[places]
+        return [(self.first[places], 1 - share), (self.second[places], share)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from ctfm.base.errors import UserError
 from ctfm.imaging.reslice import Taps
@@ -29,3 +30,11 @@ class TestTaps:
         places = np.array([0.5])
         with pytest.raises(UserError, match="resampled twice"):
             Taps.whole(0, 3).between(places).between(places)
+
+    def test_as_tensors_without_what_lies_outside(self) -> None:
+        taps = Taps.whole(0, 4).at(np.array([-1, 1, 2, 3])).between(np.array([0.5, 1.25, 3.0]))
+        tensors = taps.at(np.array([7, 1, 2])).tensors(torch.device("cpu"))
+        assert (tensors.first.dtype, tensors.share.dtype) == (torch.int64, torch.float32)
+        (first, rest), (second, share) = tensors.neighbours(torch.tensor([1, 0]))
+        assert (first.tolist(), second.tolist()) == ([3, 1], [3, 2])
+        assert (rest.tolist(), share.tolist()) == ([1, 0.75], [0, 0.25])
