@@ -1,17 +1,23 @@
-"""Grids with parallel axes, one axis at a time: between which voxels of an array places lie."""
+"""Volumes on other grids: by an affine, or one axis at a time where axes are parallel.
+
+Along one axis it is enough to know between which voxels of the array each place lies.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ctfm.base.errors import UserError
+from ctfm.base.types import Array
 
-__all__ = ["TapTensors", "Taps"]
+__all__ = ["TapTensors", "Taps", "on_grid"]
 
 Indices = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -124,3 +130,39 @@ class TapTensors:
         """Index and share of both neighbours of some of the places."""
         share = self.share[places]
         return [(self.first[places], 1 - share), (self.second[places], share)]
+
+
+def on_grid(
+    values: Array,
+    affine: Array,
+    target: Array,
+    shape: Sequence[int],
+    order: int,
+    beyond: str = "constant",
+    fill: float = 0.0,
+) -> npt.NDArray[np.float32]:
+    """Interpolate values on one grid at the voxels of another.
+
+    Args:
+        values: (D, H, W), any real type.
+        affine: (4, 4) of their grid, voxels to mm.
+        target: (4, 4) of the other.
+        shape: of the other.
+        order: 1: linear between voxels; 0: the nearest.
+        beyond: the edge there is `fill` ("constant"), or the value at the edge ("nearest").
+        fill: what lies beyond the edge.
+
+    Returns:
+        The values there, of shape `shape`.
+    """
+    matrix = np.linalg.inv(affine) @ target
+    there: npt.NDArray[np.float32] = ndimage.affine_transform(
+        np.asarray(values, np.float32),
+        matrix[:3, :3],
+        matrix[:3, 3],
+        tuple(shape),
+        order=order,
+        mode=beyond,
+        cval=fill,
+    )
+    return there

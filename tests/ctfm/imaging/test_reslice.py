@@ -1,13 +1,14 @@
-"""Between which voxels of an array places lie, axis by axis."""
+"""Volumes on other grids: at places in mm, and between the voxels of each axis."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from ctfm.base.errors import UserError
-from ctfm.imaging.reslice import Taps
+from ctfm.imaging.reslice import Taps, on_grid
 
 
 class TestTaps:
@@ -38,3 +39,31 @@ class TestTaps:
         (first, rest), (second, share) = tensors.neighbours(torch.tensor([1, 0]))
         assert (first.tolist(), second.tolist()) == ([3, 1], [3, 2])
         assert (rest.tolist(), share.tolist()) == ([1, 0.75], [0, 0.25])
+
+
+def test_on_grid_agrees_with_places_in_mm() -> None:
+    """A permuted, flipped and finer grid; outside there is what the caller says."""
+    rng = np.random.default_rng(0)
+    values = rng.random((6, 8, 10)).astype(np.float32)
+    affine = np.array([[0, 0, 2.0, 5], [0, -2.0, 0, 7], [5.0, 0, 0, -3], [0, 0, 0, 1]])
+    target = np.diag([1.0, 1.0, 1.0, 1.0])
+    target[:3, 3] = [3, -9, -5]
+    moved = on_grid(values, affine, target, (24, 20, 40), 1)
+    for voxel in ((2, 2, 7), (10, 9, 17), (0, 0, 0)):
+        world = target @ [*voxel, 1]
+        place = np.linalg.inv(affine) @ world
+        expected = ndimage.map_coordinates(values, place[:3, None], order=1)
+        assert moved[voxel] == pytest.approx(float(expected[0]), abs=1e-5)
+    assert (moved.dtype, moved[0, 0, 0]) == (np.float32, 0)
+    assert on_grid(values, affine, target, (24, 20, 40), 1, fill=-1000)[0, 0, 0] == -1000
+    edge = on_grid(values, affine, target, [24, 20, 40], 1, "nearest")
+    assert edge[0, 0, 0] in values
+    np.testing.assert_array_equal(edge[moved > 0.5], moved[moved > 0.5])
+
+
+def test_on_grid_takes_the_nearest_voxel_of_a_mask() -> None:
+    mask = np.array([False, True, False, True])[:, None, None]
+    finer = np.diag([0.5, 1, 1, 1])
+    moved = on_grid(mask, np.eye(4), finer, (7, 1, 1), 0)
+    np.testing.assert_array_equal(moved[::2].ravel(), [0, 1, 0, 1])
+    assert set(moved.ravel()) == {0, 1}
