@@ -6,7 +6,7 @@ Along one axis it is enough to know between which voxels of the array each place
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,27 @@ class Taps:
         """An axis of the array itself."""
         index = np.arange(length)
         return cls(axis, index, index, np.zeros(length))
+
+    @classmethod
+    def among(cls, axis: int, positions: Numbers, places: Numbers) -> Taps:
+        """Places among voxels that may lie unevenly; the outermost voxels go on beyond the ends.
+
+        A place on a voxel has the next voxel as its neighbour all the same, with a share of 0.
+
+        Args:
+            axis: of the array.
+            positions: (n,), where its voxels lie, ascending.
+            places: (m,), in the same unit.
+
+        Example:
+            >>> Taps.among(0, np.array([0.0, 1.0, 5.0]), np.array([2.0])).share
+            array([0.25])
+        """
+        places = places.clip(positions[0], positions[-1])
+        first = np.searchsorted(positions, places, side="right") - 1
+        second = np.minimum(first + 1, len(positions) - 1)
+        gap = np.where(first < second, positions[second] - positions[first], 1)
+        return cls(axis, first, second, (places - positions[first]) / gap)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -101,6 +122,12 @@ class Taps:
             np.where(one, only, second),
             np.where(one, 0.0, share),
         )
+
+    def compact(self) -> tuple[Indices, Taps]:
+        """The indices (k,) of the array that places in it need, increasing; taps along these."""
+        needed = np.union1d(self.first, self.second)
+        first, second = (np.searchsorted(needed, index) for index in (self.first, self.second))
+        return needed, replace(self, first=first, second=second)
 
     def tensors(self, device: torch.device) -> TapTensors:
         """The taps of the places that lie in the array, as tensors."""

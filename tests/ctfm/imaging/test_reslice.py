@@ -32,6 +32,31 @@ class TestTaps:
         with pytest.raises(UserError, match="resampled twice"):
             Taps.whole(0, 3).between(places).between(places)
 
+    def test_places_among_uneven_voxels(self) -> None:
+        """As `np.interp` has them, also on voxels and beyond the ends."""
+        rng = np.random.default_rng(0)
+        positions = np.cumsum(rng.uniform(0.2, 3, 20)) - 7
+        ends = [positions[0] - 2, positions[-1] + 1]
+        places = np.concatenate([rng.uniform(positions[0], positions[-1], 50), positions, ends])
+        taps = Taps.among(1, positions, places)
+        assert (taps.axis, taps.inside) == (1, slice(0, len(places)))
+        assert ((taps.share >= 0) & (taps.share < 1)).all()
+        values = rng.normal(size=20)
+        between = values[taps.first] * (1 - taps.share) + values[taps.second] * taps.share
+        np.testing.assert_allclose(between, np.interp(places, positions, values), atol=1e-12)
+        on_voxels = taps.first[50:70], taps.second[50:70], taps.share[50:70]
+        expected = np.arange(20), [*range(1, 20), 19], np.zeros(20)
+        for index, truth in zip(on_voxels, expected, strict=True):
+            np.testing.assert_array_equal(index, truth)
+
+    def test_along_the_voxels_that_are_needed_alone(self) -> None:
+        taps = Taps.among(0, np.arange(10.0), np.array([1.5, 7.25, 9.0]))
+        needed, compact = taps.compact()
+        np.testing.assert_array_equal(needed, [1, 2, 7, 8, 9])
+        np.testing.assert_array_equal(needed[compact.first], taps.first)
+        np.testing.assert_array_equal(needed[compact.second], taps.second)
+        np.testing.assert_array_equal(compact.share, taps.share)
+
     def test_as_tensors_without_what_lies_outside(self) -> None:
         taps = Taps.whole(0, 4).at(np.array([-1, 1, 2, 3])).between(np.array([0.5, 1.25, 3.0]))
         tensors = taps.at(np.array([7, 1, 2])).tensors(torch.device("cpu"))
