@@ -124,7 +124,7 @@ class Taps:
         )
 
     def compact(self) -> tuple[Indices, Taps]:
-        """The indices (k,) of the array that places in it need, increasing; taps along these."""
+        """The indices (k,) that take part, increasing, and taps along these; none lies outside."""
         needed = np.union1d(self.first, self.second)
         first, second = (np.searchsorted(needed, index) for index in (self.first, self.second))
         return needed, replace(self, first=first, second=second)
@@ -183,13 +183,8 @@ def on_grid(
         The values there, of shape `shape`.
     """
     matrix = np.linalg.inv(affine) @ target
+    plain = np.asarray(values, np.float32)
     there: npt.NDArray[np.float32] = ndimage.affine_transform(
-        np.asarray(values, np.float32),
-        matrix[:3, :3],
-        matrix[:3, 3],
-        tuple(shape),
-        order=order,
-        mode=beyond,
-        cval=fill,
+        plain, matrix[:3, :3], matrix[:3, 3], tuple(shape), order=order, mode=beyond, cval=fill
     )
     return there
