@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
 from ctfm.base import atomic_path
 from ctfm.contract import AXCODES, HU_WINDOW
+from ctfm.imaging import on_grid
 
 IMAGE, LABEL = "ct_torso_3mm.nii.gz", "ct_torso_3mm_labels_fast.nii.gz"
 AIR_HU = -1024
@@ -144,10 +144,8 @@ def _sample(
     source: nib.Nifti1Image, affine: NDArray[np.float64], shape: tuple[int, ...], order: int
 ) -> NDArray[np.float32]:
     """The source on another grid, linear (order 1) or nearest (0); outside is air or background."""
-    mapping = np.linalg.inv(source.affine) @ affine
-    array = np.asanyarray(source.dataobj).astype(np.float32)
     outside = AIR_HU if order else 0
-    return affine_transform(array, mapping, output_shape=shape, order=order, cval=outside)
+    return on_grid(np.asanyarray(source.dataobj), source.affine, affine, shape, order, fill=outside)
 
 
 def _noisy(array: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.int16]:

@@ -26,12 +26,12 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from scipy import ndimage
 from torch.nn import functional
 
 from benchmarks.reporting import Row, report
 from ctfm.datalists import read_datalist
 from ctfm.embedding import Embedder, cut_window, make_recipe
+from ctfm.imaging import on_grid
 from ctfm.networks import PooledEncoder
 from ctfm.protocols import OrganCase, load_cases
 from ctfm.search import FEW, WORK, WindowSimilarity, look_closer, look_everywhere
@@ -59,12 +59,10 @@ def altered(row: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
         centre = (stored.affine @ [*(np.array(values.shape) / 2), 1])[:3]
         about = change.copy()
         about[:3, 3] = centre - change[:3, :3] @ centre
-        matrix = np.linalg.inv(stored.affine) @ np.linalg.inv(about) @ affine
         shape = tuple(int(n / STEP) for n in values.shape)
         fill = -1000.0 if key == "image" else 0.0
-        moved = ndimage.affine_transform(
-            values, matrix[:3, :3], matrix[:3, 3], shape, order=order, cval=fill
-        )
+        there = np.linalg.inv(about) @ affine
+        moved = on_grid(values, stored.affine, there, shape, order, fill=fill)
         if key == "image":
             moved += np.random.default_rng(number).normal(0, NOISE_HU, shape)
         path = folder / f"copy{number}_{key}.nii.gz"

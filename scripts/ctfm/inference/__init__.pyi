@@ -9,7 +9,6 @@ from .inversion.history import Grid as Grid
 from .inversion.history import NotSeparableError as NotSeparableError
 from .inversion.history import before_resampling as before_resampling
 from .inversion.labels import InvertLabelsd as InvertLabelsd
-from .inversion.taps import Taps as Taps
 from .run_report import RunReport as RunReport
 from .saving import CheckDicomSegd as CheckDicomSegd
 from .saving import SaveSegmentationd as SaveSegmentationd

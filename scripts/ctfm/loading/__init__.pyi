@@ -10,7 +10,7 @@ from .store.conversion import convert_scan as convert_scan
 from .store.index import Store as Store
 from .store.index import StoredScan as StoredScan
 from .store.recipe import RECIPES as RECIPES
-from .store.recipe import Recipe as Recipe
+from .store.recipe import StoreRecipe as StoreRecipe
 from .store.recipe import store_recipe as store_recipe
 from .store.sampling import ClassCrops as ClassCrops
 from .store.sampling import Views as Views

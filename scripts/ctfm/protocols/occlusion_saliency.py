@@ -17,6 +17,7 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.options import PatchOptions
 from ctfm.evaluation.intervals import Estimate, estimate_ratio
 from ctfm.imaging.grids import spacing_of
+from ctfm.imaging.reslice import on_grid
 from ctfm.imaging.scans import stem
 from ctfm.pictures.patches import draw_patch
 from ctfm.protocols.occlusion import occlusion
@@ -30,7 +31,7 @@ from ctfm.protocols.options import (
 from ctfm.protocols.probing.cases import scan_name
 from ctfm.protocols.protocol_report import estimate_rows, summary, write_csv, write_report
 from ctfm.protocols.saliency_patches import SalientPatch, around_location, around_organs
-from ctfm.search.locating.heat import moved, write_heat_map
+from ctfm.search.locating.heat import write_heat_map
 from ctfm.search.locating.locations import PreparedScan, read_prepared
 from ctfm.search.options import LocationOptions
 
@@ -210,7 +211,7 @@ def _write_maps(
     name = _file_name(f"{Path(scan).parent / stem(scan)}_{what}")
     shape = tuple(read.stored.shape[1:])
     for encoder, heat in maps.items():
-        spread = moved(heat, patch.affine, read.affine, shape, 1)
+        spread = on_grid(heat, patch.affine, read.affine, shape, 1)
         path = folder / f"{name}_{_file_name(encoder)}.nii.gz"
         write_heat_map(spread, read.affine, path)
     sizes = spacing_of(patch.affine)

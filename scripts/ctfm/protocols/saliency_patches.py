@@ -13,7 +13,7 @@ from ctfm.base.types import Array
 from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.windows import cut_window
-from ctfm.search.locating.heat import moved
+from ctfm.imaging.reslice import on_grid
 from ctfm.search.locating.locations import PreparedScan, find_location
 from ctfm.search.options import LocationOptions
 
@@ -90,7 +90,7 @@ def _cut(
     affine[:3, 3] += affine[:3, :3] @ start
     mask = None
     if class_id is not None and scan.labels is not None:
-        mask = moved(scan.labels == class_id, scan.affine, affine, embedder.patch, 0) > 0
+        mask = on_grid(scan.labels == class_id, scan.affine, affine, embedder.patch, 0) > 0
     image = cut_window(scan.image.as_tensor(), start.tolist(), embedder.patch)
     what = _spell(point) if class_id is None else class_name(class_id)
     return SalientPatch(

@@ -29,6 +29,7 @@ from ctfm.imaging.checks.ct import check_finite, check_grid, ct_problem
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.nifti import NiftiVolume, open_nifti
+from ctfm.imaging.reslice import Taps
 from ctfm.imaging.scans import check_file, read_scan
 from ctfm.triage.head_checks import MASKED, head_warnings, log_warnings
 
@@ -43,38 +44,6 @@ SEPARATOR = " | "
 SOURCE = "source"
 #: So many voxels of an axis, at least, are looked at when values are checked.
 SAMPLES = 128
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Where the new voxels of one axis lie between the old ones.
-
-    Attributes:
-        needed: the old voxels that take part, increasing.
-        below: of each new voxel, the place in `needed` of the old one before it.
-        above: of the one after it; the same at the end.
-        share: of the one after it, 0 to 1.
-    """
-
-    needed: Array
-    below: Array
-    above: Array
-    share: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, old: int, step: float) -> Axis:
-        """The grid of MONAI's `Spacing`.
-
-        Args:
-            old: number of old voxels.
-            step: new voxel size in old ones.
-        """
-        places = np.arange(round((old - 1) / step + 1)) * step
-        below = np.floor(places).clip(0, old - 1).astype(np.intp)
-        above = np.minimum(below + 1, old - 1)
-        needed = np.union1d(below, above)
-        share = (places - below).clip(0, 1).astype(np.float32)
-        return cls(needed, np.searchsorted(needed, below), np.searchsorted(needed, above), share)
 
 
 @dataclass(frozen=True)
@@ -169,8 +138,8 @@ def head_volume(
     oriented = scan.affine @ inv_ornt_aff(change, scan.shape)
     native = spacing_of(oriented)
     steps = np.asarray(spacing) / native
-    axes = [Axis.of(old, step) for old, step in zip(_moved(scan.shape, change), steps, strict=True)]
-    hu = apply_orientation(_picked(scan, path, change, axes), change)
+    needed, axes = _taps(_moved(scan.shape, change), steps)
+    hu = apply_orientation(_picked(scan, path, change, needed), change)
     found = [] if input_check == "off" else _problems(hu, scan, path, input_check)
     whole = _interpolated(hu, axes)
     if head_check:
@@ -209,14 +178,29 @@ def _moved(shape: Sequence[int], change: Array) -> list[int]:
     return [int(shape[i]) for i in np.argsort(change[:, 0])]
 
 
+def _taps(shape: Sequence[int], steps: Array) -> tuple[list[Array], list[Taps]]:
+    """The old voxels that take part, along each axis, and the new ones between those.
+
+    The grid is that of MONAI's `Spacing`.
+
+    Args:
+        shape: old voxels.
+        steps: new voxel sizes in old ones.
+    """
+    pairs = []
+    for axis, (old, step) in enumerate(zip(shape, steps, strict=True)):
+        places = np.arange(round((old - 1) / step + 1)) * step
+        pairs.append(Taps.among(axis, np.arange(old, dtype=float), places).compact())
+    return [needed for needed, _ in pairs], [taps for _, taps in pairs]
+
+
 def _picked(
-    scan: NiftiVolume | WholeScan, path: str, change: Array, axes: Sequence[Axis]
+    scan: NiftiVolume | WholeScan, path: str, change: Array, needed: Sequence[Array]
 ) -> npt.NDArray[np.float32]:
     """HU of the voxels that take part, axes as stored."""
     indices = []
     for size, (axis, direction) in zip(scan.shape, change.astype(int), strict=True):
-        needed = axes[axis].needed
-        indices.append(needed if direction > 0 else (size - 1 - needed)[::-1])
+        indices.append(needed[axis] if direction > 0 else (size - 1 - needed[axis])[::-1])
     try:
         stored = scan.pick(indices)
     except Exception:
@@ -239,22 +223,22 @@ def _problems(hu: Array, scan: NiftiVolume | WholeScan, path: str, input_check: 
     return [problem] if problem else []
 
 
-def _interpolated(hu: Array, axes: Sequence[Axis]) -> npt.NDArray[np.float32]:
+def _interpolated(hu: Array, axes: Sequence[Taps]) -> npt.NDArray[np.float32]:
     """Linear values at the new voxels."""
     values = hu
-    for number, axis in enumerate(axes):
-        shape = [-1 if i == number else 1 for i in range(3)]
-        first, second = values.take(axis.below, number), values.take(axis.above, number)
-        values = first + (second - first) * axis.share.reshape(shape)
+    for taps in axes:
+        share = taps.share.astype(np.float32).reshape([-1, *[1] * (2 - taps.axis)])
+        first, second = (values.take(index, taps.axis) for index in (taps.first, taps.second))
+        values = first + (second - first) * share
     return np.asarray(values, np.float32)
 
 
-def _pixel_differences(hu: Array, axes: Sequence[Axis], number: int) -> Array:
+def _pixel_differences(hu: Array, axes: Sequence[Taps], number: int) -> Array:
     """In a slice of the new grid (H, W): HU from one old pixel to the next; NaN at the border."""
     depth, rows, columns = axes
-    one = hu[depth.below[number]][rows.below]
-    difference = one[:, columns.above] - one[:, columns.below]
-    difference[:, columns.above == columns.below] = np.nan
+    plane = hu[depth.first[number]][rows.first]
+    difference = plane[:, columns.second] - plane[:, columns.first]
+    difference[:, columns.second == columns.first] = np.nan
     return np.asarray(difference)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.imaging.nifti import write_nifti
+from ctfm.imaging.reslice import on_grid
 from ctfm.imaging.scans import read_scan, result_name
 from ctfm.pictures.saliency_map import draw_saliency
 from ctfm.triage.hu_windows import unstacked
@@ -85,7 +86,7 @@ class Saliencyd(MapTransform):
             source = str(image.meta["filename_or_obj"])
             affine = np.asarray(image.meta["original_affine"], dtype=float)
             shape = tuple(int(n) for n in image.meta["spatial_shape"])
-            heat = on_grid(found, np.asarray(image.affine, dtype=float), affine, shape)
+            heat = on_grid(found, np.asarray(image.affine, dtype=float), affine, shape, 1)
             write_nifti(heat, affine, base.with_name(f"{base.name}_saliency.nii.gz"))
             score = float(torch.as_tensor(data[self.score_key]).reshape(()))
             picture = base.with_name(f"{base.name}_saliency.png")
@@ -167,19 +168,3 @@ class _Stacked(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         logits: Tensor = self.network(volume.reshape(-1, *self.shape))
         return logits
-
-
-def on_grid(found: Array, affine: Array, target: Array, shape: Sequence[int]) -> Array:
-    """A map (D, H, W) on another grid, linear between voxels, 0 outside: `shape`, float32.
-
-    Args:
-        found: the map.
-        affine: (4, 4) of it.
-        target: (4, 4) of the other grid.
-        shape: of the other grid.
-    """
-    matrix = np.linalg.inv(affine) @ target
-    moved = ndimage.affine_transform(
-        np.asarray(found, np.float32), matrix[:3, :3], matrix[:3, 3], tuple(shape), order=1
-    )
-    return np.asarray(moved, np.float32)

@@ -1,4 +1,4 @@
-"""Maps find the place that a network looks at, on the grid of the scan."""
+"""Maps find the place that a network looks at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from ctfm.pictures.saliency_map import draw_saliency
-from ctfm.triage.saliency import gradient_map, occlusion_map, on_grid
+from ctfm.triage.saliency import gradient_map, occlusion_map
 
 SHAPE = (8, 32, 32)
 PLACE = (slice(2, 4), slice(8, 14), slice(20, 26))
@@ -43,22 +43,6 @@ def test_map_lies_where_the_network_looks(make: object, layout: str) -> None:
     expected = ndimage.center_of_mass(inside)
     assert np.abs(np.subtract(centre, expected)).max() < 1.5
     assert found[PLACE].mean() > 10 * found[~ndimage.binary_dilation(inside, iterations=5)].mean()
-
-
-def test_on_grid_agrees_with_places_in_mm() -> None:
-    """A permuted, flipped and finer grid; outside the map there is nothing."""
-    rng = np.random.default_rng(0)
-    found = rng.random((6, 8, 10)).astype(np.float32)
-    affine = np.array([[0, 0, 2.0, 5], [0, -2.0, 0, 7], [5.0, 0, 0, -3], [0, 0, 0, 1]])
-    target = np.diag([1.0, 1.0, 1.0, 1.0])
-    target[:3, 3] = [3, -9, -5]
-    moved = on_grid(found, affine, target, (24, 20, 40))
-    for voxel in ((2, 2, 7), (10, 9, 17), (0, 0, 0)):
-        world = target @ [*voxel, 1]
-        place = np.linalg.inv(affine) @ world
-        expected = ndimage.map_coordinates(found, place[:3, None], order=1)
-        assert moved[voxel] == pytest.approx(float(expected[0]), abs=1e-5)
-    assert moved[0, 0, 0] == 0
 
 
 def test_picture_is_written(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from monai.transforms import SpatialResample
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 from ctfm.imaging.dicom.headers import ONE_VOLUME, Slice
+from ctfm.imaging.reslice import Taps
 
 __all__ = ["Grid", "correction", "evenly_spaced", "sort_slices", "upright"]
 
@@ -124,10 +125,8 @@ def evenly_spaced(volume: torch.Tensor, depth: Array) -> torch.Tensor:
     even = np.linspace(depth[0], depth[-1], len(depth))
     if not _is_uneven(depth):
         return volume
-    above = np.searchsorted(depth, even).clip(1, len(depth) - 1)
-    weight = (even - depth[above - 1]) / (depth[above] - depth[above - 1])
-    below, beyond = (volume[..., torch.from_numpy(index)] for index in (above - 1, above))
-    return torch.lerp(below, beyond, torch.from_numpy(weight).float())
+    taps = Taps.among(2, depth, even).tensors(volume.device)
+    return torch.lerp(volume[..., taps.first], volume[..., taps.second], taps.share)
 
 
 def upright(volume: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Array]:

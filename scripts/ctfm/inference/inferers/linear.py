@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctfm.imaging.reslice import Taps
 from ctfm.inference.inferers.labels import (
     CHUNK,
     CHUNK_ELSEWHERE,
@@ -19,7 +20,6 @@ from ctfm.inference.inferers.labels import (
     largest,
 )
 from ctfm.inference.inferers.slabs import Slab
-from ctfm.inference.inversion.taps import Taps
 
 __all__ = ["LinearLabeller", "planes_bytes"]
 
@@ -104,7 +104,7 @@ class _Planes:
         self.plain = labels == [*range(len(labels))] and dtype == label_dtype(len(labels))
         self.probabilities = torch.empty(2 * height * width, len(labels), device=device)
         self.best = torch.zeros(2, height, width, dtype=label_dtype(len(labels)), device=device)
-        self.rows, self.columns = (_Axis(taps, device) for taps in axes)
+        self.rows, self.columns = (taps.tensors(device) for taps in axes)
 
     def write(self, number: int, part: slice, logits: Tensor, best: Tensor, seen: Tensor) -> None:
         """Keep some voxels of a slice; unseen ones are background for certain."""
@@ -148,21 +148,6 @@ class _Planes:
                     places.append((slot * height + y) * width + x)
                     weights.append(depth_share * height_share * width_share)
         return _weighted_sums(self.probabilities, torch.stack(places, 1), torch.stack(weights, 1))
-
-
-class _Axis:
-    """Taps within the array, as tensors."""
-
-    def __init__(self, taps: Taps, device: torch.device) -> None:
-        inside = taps.inside
-        self.first = torch.from_numpy(taps.first[inside].copy()).to(device)
-        self.second = torch.from_numpy(taps.second[inside].copy()).to(device)
-        self.share = torch.from_numpy(taps.share[inside]).to(device, torch.float32)
-
-    def neighbours(self, places: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Index and share of both neighbours of some places."""
-        share = self.share[places]
-        return [(self.first[places], 1 - share), (self.second[places], share)]
 
 
 def _weighted_sums(table: Tensor, places: Tensor, weights: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ctfm.base.errors import UserError
+from ctfm.imaging.reslice import Taps
 from ctfm.inference.inversion.history import Grid, before_resampling
-from ctfm.inference.inversion.taps import Taps
 
 __all__ = ["Target", "on_targets", "targets_of"]
 

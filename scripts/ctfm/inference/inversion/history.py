@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ctfm.base.errors import UserError
 from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm
-from ctfm.inference.inversion.taps import Numbers, Taps
+from ctfm.imaging.reslice import Numbers, Taps
 
 __all__ = ["Grid", "NotSeparableError", "Step", "before_resampling", "steps_back", "way_back"]
 

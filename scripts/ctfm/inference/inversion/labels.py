@@ -17,8 +17,8 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from ctfm.base.errors import UserError
+from ctfm.imaging.reslice import Indices, Taps
 from ctfm.inference.inversion.history import Grid, NotSeparableError, way_back
-from ctfm.inference.inversion.taps import Indices, Taps
 
 __all__ = ["InvertLabelsd"]
 

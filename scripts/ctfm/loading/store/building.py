@@ -26,7 +26,7 @@ from ctfm.imaging.scans import describe
 from ctfm.loading.store.conversion import Volume, convert_scan
 from ctfm.loading.store.index import INDEX, Entry, Store, path_of, write_index
 from ctfm.loading.store.jobs import Job, content_key, find_jobs, sources_of
-from ctfm.loading.store.recipe import Recipe, store_recipe
+from ctfm.loading.store.recipe import StoreRecipe, store_recipe
 from ctfm.loading.store.volumes import read_meta, voxel_digest, write_array
 
 __all__ = ["build_store"]
@@ -99,7 +99,7 @@ class _Build:
     def __init__(
         self,
         folder: Path,
-        made_by: Recipe,
+        made_by: StoreRecipe,
         jobs: Sequence[Job],
         known: Mapping[tuple[str, str], Entry],
         max_failures: float,
@@ -164,7 +164,7 @@ class _Build:
         self.written = time.monotonic()
 
 
-def _earlier_store(folder: Path, made_by: Recipe) -> Store | None:
+def _earlier_store(folder: Path, made_by: StoreRecipe) -> Store | None:
     """What an earlier build left, at this spacing or at another one."""
     if not (folder / INDEX).is_file():
         return None
@@ -178,7 +178,7 @@ def _earlier_store(folder: Path, made_by: Recipe) -> Store | None:
 
 
 def _in_parallel(
-    jobs: Sequence[Job], folder: Path, made_by: Recipe, input_check: str, workers: int | None
+    jobs: Sequence[Job], folder: Path, made_by: StoreRecipe, input_check: str, workers: int | None
 ) -> Generator[tuple[Job, tuple[Entry, bool] | str], None, None]:
     """Outcomes as they come; few jobs are handed out ahead, so that a stop stops soon."""
     count = min(workers or os.cpu_count() or 1, len(jobs))
@@ -235,7 +235,7 @@ def _end_with_parent() -> None:
 
 
 def _convert_job(
-    job: Job, folder: Path, made_by: Recipe, input_check: str
+    job: Job, folder: Path, made_by: StoreRecipe, input_check: str
 ) -> tuple[Entry, bool] | str:
     """The scan's row and whether it is new, or why it failed.
 

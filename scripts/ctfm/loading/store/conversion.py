@@ -14,7 +14,7 @@ from ctfm.base.types import Array
 from ctfm.imaging.checks.ct import check_ct, check_label
 from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.scans import read_scan
-from ctfm.loading.store.recipe import Recipe
+from ctfm.loading.store.recipe import StoreRecipe
 from ctfm.loading.store.resampling import resample_labels, resample_linear
 from ctfm.loading.transforms import ClassPositionsd
 
@@ -50,7 +50,7 @@ class Volume:
 
 
 def convert_scan(
-    image: str, label: str | None, recipe: Recipe, input_check: str = "error"
+    image: str, label: str | None, recipe: StoreRecipe, input_check: str = "error"
 ) -> Volume:
     """Read a scan, with its labels if there are any, and convert both.
 
@@ -99,7 +99,7 @@ def _shift(start: tuple[int, ...]) -> Array:
     return matrix
 
 
-def _foreground(volume: Array, recipe: Recipe, path: str) -> tuple[tuple[int, ...], ...]:
+def _foreground(volume: Array, recipe: StoreRecipe, path: str) -> tuple[tuple[int, ...], ...]:
     """Start and stop of the box of voxels above the threshold, with its margin."""
     above = volume > recipe.foreground_hu
     spans = []

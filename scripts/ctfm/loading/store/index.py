@@ -16,7 +16,7 @@ from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.datalists.datalist import list_of
-from ctfm.loading.store.recipe import Recipe
+from ctfm.loading.store.recipe import StoreRecipe
 from ctfm.loading.store.volumes import read_meta, read_region
 
 __all__ = ["INDEX", "Entry", "Store", "StoredScan", "path_of", "read_index", "write_index"]
@@ -61,7 +61,7 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         content = read_index(self.folder)
-        self.recipe = Recipe.of(content["recipe"])
+        self.recipe = StoreRecipe.of(content["recipe"])
         self.entries = [_entry(row) for row in content["scans"]]
         self.failures: dict[str, str] = content["failures"]
 
@@ -98,7 +98,7 @@ class StoredScan:
 
     folder: Path
     entry: Entry
-    recipe: Recipe
+    recipe: StoreRecipe
 
     @property
     def image_path(self) -> Path:
@@ -178,7 +178,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def write_index(
-    folder: Path, recipe: Recipe, entries: Sequence[Entry], failures: Mapping[str, str]
+    folder: Path, recipe: StoreRecipe, entries: Sequence[Entry], failures: Mapping[str, str]
 ) -> None:
     """Write the index; the same content gives the same bytes."""
     content = {

@@ -15,7 +15,7 @@ from ctfm.base.files import sha256
 from ctfm.datalists.datalist import PARTS
 from ctfm.imaging.scans import find_scans
 from ctfm.loading.store.index import Entry
-from ctfm.loading.store.recipe import Recipe
+from ctfm.loading.store.recipe import StoreRecipe
 
 __all__ = ["Job", "Source", "content_key", "find_jobs", "sources_of"]
 
@@ -158,7 +158,7 @@ def _source(path: str, known: Source | None) -> Source:
     return stat.st_size, stat.st_mtime_ns, sha256(path)
 
 
-def content_key(job: Job, sources: Mapping[str, Source], made_by: Recipe) -> str:
+def content_key(job: Job, sources: Mapping[str, Source], made_by: StoreRecipe) -> str:
     """The same for the same content, whatever the files are called."""
     hashes = [sources[path][2] for path in _files(job)]
     text = json.dumps([made_by.digest, hashes, job.label is not None])

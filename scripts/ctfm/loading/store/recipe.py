@@ -11,11 +11,11 @@ from typing import Any
 from ctfm.base.errors import UserError
 from ctfm.contract.tasks import HEAD_CT_TRIAGE, PRETRAINING, TUMORS, WHOLE_BODY, Task, Triple
 
-__all__ = ["RECIPES", "Recipe", "store_recipe"]
+__all__ = ["RECIPES", "StoreRecipe", "store_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class StoreRecipe:
     """How a scan becomes a stored volume; two recipes with the same values are the same.
 
     Attributes:
@@ -42,16 +42,16 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Recipe:
+    def of(cls, values: dict[str, Any]) -> StoreRecipe:
         """The recipe that `dataclasses.asdict` and JSON made these values of."""
         tuples: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**tuples)
 
 
-def _of_task(name: str, task: Task, foreground_hu: float, margin: int = 0) -> Recipe:
+def _of_task(name: str, task: Task, foreground_hu: float, margin: int = 0) -> StoreRecipe:
     windows = getattr(task, "windows", (task.hu_window,))
     assert task.spacing is not None
-    return Recipe(
+    return StoreRecipe(
         task=name,
         axcodes=task.axcodes,
         spacing=task.spacing,
@@ -77,7 +77,7 @@ RECIPES = {
 }
 
 
-def store_recipe(task: str, spacing: Triple | None = None) -> Recipe:
+def store_recipe(task: str, spacing: Triple | None = None) -> StoreRecipe:
     """The recipe of a task, at its own spacing or at another one.
 
     Args:

@@ -32,7 +32,6 @@ from ctfm.inference.inferers.slabs import SlabSettings
 from ctfm.inference.inferers.windows import WindowLayout
 from ctfm.inference.inversion.history import NotSeparableError
 from ctfm.inference.inversion.labels import InvertLabelsd
-from ctfm.inference.inversion.taps import Taps
 
 #: Shapes as stored, axcodes, and spacing in mm.
 SCANS: dict[str, tuple[tuple[int, ...], str, tuple[float, ...]]] = {
@@ -413,9 +412,6 @@ class TestLinear:
         data = twice({"image": scan(*SCANS["mirrored"])})
         pred, found = self.run(data, net)  # the first resampling is inverted by nearest voxels
         assert pred.shape != found.shape == scan(*SCANS["mirrored"]).shape
-        places = np.array([0.5])
-        with pytest.raises(UserError, match="resampled twice"):
-            Taps.whole(0, 3).between(places).between(places)
         with pytest.raises(UserError, match="inversion is cubic"):
             LabelMapInferer(ROI, inversion="cubic")
 
