@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MIN_SLICES = 8
 
 
-def check_ct(image: Any, path: str, input_check: str = "error") -> None:
+def check_ct(image: Any, path: str, input_check: str = "error") -> str | None:
     """Refuse what is not a three-dimensional CT in Hounsfield units.
 
     Args:
@@ -29,18 +29,23 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
         input_check: "error", "warn" or "off", for what only the values tell. Shape, orientation
             and NaN are refused always: nothing could be computed.
 
+    Returns:
+        Why it is no CT, as `ct_problem` says, which "warn" lets pass; None: it may be one, or
+        ("off") nobody looked.
+
     Raises:
         UserError: with what was found and what to do.
     """
     check_grid(image, path)
     check_finite(image, path)
     if input_check == "off":
-        return
+        return None
     problem = ct_problem(image)
     if problem and input_check == "error":
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     if problem:
         logger.warning("%s: %s; going on, as input_check is warn", path, problem)
+    return problem
 
 
 def check_grid(image: Any, path: str) -> None:
