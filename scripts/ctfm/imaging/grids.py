@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 __all__ = [
     "AFFINE_TOLERANCE_MM",
+    "axes_problem",
     "farthest_corner_mm",
     "mm_to_voxels",
     "spacing_of",
@@ -56,3 +57,17 @@ def spacing_of(affine: npt.ArrayLike) -> npt.NDArray[Any]:
     """
     spacing: npt.NDArray[Any] = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     return spacing
+
+
+def axes_problem(affine: npt.NDArray[Any]) -> str | None:
+    """Why an affine places no volume in space; None: it places one.
+
+    Args:
+        affine: (4, 4), voxels to mm, or its directions (3, 3).
+    """
+    spacing = spacing_of(affine)
+    if not np.isfinite(affine).all() or (spacing <= 0).any():
+        return "affine singular or not finite"
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.1:
+        return "axes not independent"
+    return None

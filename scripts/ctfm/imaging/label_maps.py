@@ -11,12 +11,20 @@ import torch
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 
-__all__ = ["Array", "Volume", "as_numpy", "count_voxels", "label_map", "label_map_pair"]
+__all__ = [
+    "Array",
+    "Volume",
+    "as_numpy",
+    "count_voxels",
+    "label_map",
+    "label_map_pair",
+    "present_ids",
+]
 
 Volume = Array | torch.Tensor
 
-#: Voxels counted at once; `numpy.bincount` makes a copy of 8 bytes a voxel.
-COUNT_BLOCK = 1 << 22
+#: Voxels counted at once: their copy of 8 bytes a voxel, for `numpy.bincount`, fits into a cache.
+COUNT_BLOCK = 1 << 16
 
 
 def as_numpy(volume: Volume) -> Array:
@@ -80,18 +88,31 @@ def label_map_pair(
 def count_voxels(labels: Array) -> Array:
     """Voxels of each id from 0 to the largest, counted in blocks to keep memory low.
 
+    Args:
+        labels: class ids, of any shape and any type that holds whole numbers.
+
     Raises:
         UserError: the label map is empty or holds negative numbers.
     """
-    if labels.size == 0 or labels.min() < 0:
+    if labels.size == 0 or (labels.dtype.kind not in "bu" and labels.min() < 0):
         raise UserError(
             f"label map of shape {labels.shape} is empty or holds negative numbers: expected class "
             "ids, 0 for background"
         )
-    length = int(labels.max()) + 1
     flat = labels.ravel(order="K")
-    counts = np.zeros(length, dtype=np.int64)
+    counts = np.zeros(int(flat.max()) + 1, dtype=np.int64)
     for start in range(0, flat.size, COUNT_BLOCK):
-        block = flat[start : start + COUNT_BLOCK].astype(np.int64)
-        counts += np.bincount(block, minlength=length)
+        block = flat[start : start + COUNT_BLOCK]
+        inside = block[block != 0].astype(np.intp)  # most of a scan is background
+        counts += np.bincount(inside, minlength=len(counts))
+    counts[0] = flat.size - counts.sum()
     return counts
+
+
+def present_ids(voxels: Array) -> list[int]:
+    """Class ids with a voxel, ascending, without background.
+
+    Args:
+        voxels: of each id, as `count_voxels` gives them.
+    """
+    return [int(i) for i in np.flatnonzero(voxels) if i]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from ctfm.base.errors import UserError
-from ctfm.imaging.checks.ct import check_ct
+from ctfm.imaging.checks.ct import check_ct, ct_problem
 from ctfm.imaging.checks.findings import inspect_scan
 from ctfm.imaging.scans import read_scan
 
@@ -32,8 +30,8 @@ class LoadScand(MapTransform):
         keys: items that hold a path: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series.
         input_check: "error" refuses what `ctfm.imaging.check_ct` finds, "warn" prints it and
             goes on, "off" does not look at the values (for label maps).
-        inspect: note beside the scan, as the item ``input_check`` (JSON), what
-            `ctfm.imaging.checks.findings.inspect_scan` finds, and log its warnings.
+        inspect: note beside the scan, as the item ``input_check``, the
+            `ctfm.imaging.checks.findings.InputCheck` of it, and log its warnings.
 
     Raises:
         UserError: the scan is missing, unreadable, or (with "error") no CT.
@@ -54,13 +52,13 @@ class LoadScand(MapTransform):
         for key in self.key_iterator(result):
             path = str(result[key])
             result[key] = read_scan(path)
-            check_ct(result[key], path, self.input_check)
+            problem = check_ct(result[key], path, self.input_check)
             if self.inspect:
-                found = inspect_scan(result[key], is_ct=self.input_check == "error")
-                for warning in found.warnings:
+                if self.input_check == "off":
+                    problem = ct_problem(result[key])
+                result["input_check"] = inspect_scan(result[key], problem)
+                for warning in result["input_check"].warnings:
                     logger.warning("%s: %s", path, warning)
-                # as text: a loader would take lists in it for batches
-                result["input_check"] = json.dumps(asdict(found))
         return result
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ctfm.base.tables import write_json, write_records
 from ctfm.base.types import Array
+from ctfm.imaging.label_maps import count_voxels, present_ids
 
 __all__ = ["ClassStatistics", "label_statistics", "write_statistics"]
 
@@ -48,7 +49,11 @@ class ClassStatistics:
 
 
 def label_statistics(
-    label: Array, image: Array, affine: Array, names: Mapping[int, str]
+    label: Array,
+    image: Array,
+    affine: Array,
+    names: Mapping[int, str],
+    voxels: Array | None = None,
 ) -> list[ClassStatistics]:
     """Measure each class that is there; background, 0, is none.
 
@@ -59,6 +64,7 @@ def label_statistics(
         image: (X, Y, Z), HU.
         affine: (4, 4), voxel to RAS+ in mm.
         names: id -> name.
+        voxels: of each id, where they are counted already; None: they are counted here.
 
     Returns:
         One a class, by id.
@@ -75,18 +81,19 @@ def label_statistics(
     """
     if label.shape != image.shape:
         raise ValueError(f"label map of {label.shape} voxels, image of {image.shape}")
-    counts, places, sums, squares = _sums(label, image)
+    counts = count_voxels(label) if voxels is None else voxels
+    places, sums, squares = _sums(label, image)
     at_border = _at_border(label)
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     found = []
-    for i in np.flatnonzero(counts):
+    for i in present_ids(counts):
         number = int(counts[i])
         mean = sums[i] / number
         place = affine[:3, :3] @ (places[:, i] / number) + affine[:3, 3]
         found.append(
             ClassStatistics(
-                class_id=int(i),
-                name=names.get(int(i), f"class {i}"),
+                class_id=i,
+                name=names.get(i, f"class {i}"),
                 voxels=number,
                 volume_ml=number * voxel_ml,
                 mean_hu=float(mean),
@@ -100,9 +107,9 @@ def label_statistics(
     return found
 
 
-def _sums(label: Array, image: Array) -> tuple[Array, Array, Array, Array]:
-    """Of each id: voxels (IDS,), sums of their indices (3, IDS), of their HU and its squares."""
-    counts, sums, squares = np.zeros(IDS, np.int64), np.zeros(IDS), np.zeros(IDS)
+def _sums(label: Array, image: Array) -> tuple[Array, Array, Array]:
+    """Of each id: sums of its voxels' indices (3, IDS), of their HU (IDS,) and its squares."""
+    sums, squares = np.zeros(IDS), np.zeros(IDS)
     places = np.zeros((3, IDS))
     order = [int(axis) for axis in np.argsort(label.strides)[::-1]]  # as it lies in memory
     labels, images = label.transpose(order), image.transpose(order)
@@ -117,15 +124,12 @@ def _sums(label: Array, image: Array) -> tuple[Array, Array, Array, Array]:
         ids, hu = ids[kept].astype(np.intp), hu[kept].astype(np.float64)
         in_rows = np.bincount(ids + rows[kept], minlength=height * IDS).reshape(height, IDS)
         in_columns = np.bincount(ids + columns[kept], minlength=width * IDS).reshape(width, IDS)
-        there = in_rows.sum(axis=0)
-        counts += there
-        moments = (number * there, row @ in_rows, column @ in_columns)
+        moments = (number * in_rows.sum(axis=0), row @ in_rows, column @ in_columns)
         for axis, moment in zip(order, moments, strict=True):
             places[axis] += moment
         sums += np.bincount(ids, hu, IDS)
         squares += np.bincount(ids, hu * hu, IDS)
-    counts[0] = 0
-    return counts, places, sums, squares
+    return places, sums, squares
 
 
 def _at_border(label: Array) -> Array:

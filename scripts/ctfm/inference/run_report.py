@@ -7,6 +7,7 @@ import logging
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class RunReport:
         return {
             "source": source,
             "finished": _now(),
-            "input": json.loads(row["input_check"]) if "input_check" in row else None,
+            "input": asdict(row["input_check"]) if "input_check" in row else None,
             "seconds": {stage: round(seconds, 3) for stage, seconds in scan.seconds.items()},
             "found": scan.output.get("found"),
         }

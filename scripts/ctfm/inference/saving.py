@@ -19,7 +19,7 @@ from ctfm.base.types import Array
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.dicom.segments import check_segmentation, write_segmentation
 from ctfm.imaging.file_names import RESULT_SUFFIX
-from ctfm.imaging.label_maps import count_voxels
+from ctfm.imaging.label_maps import count_voxels, present_ids
 from ctfm.imaging.nifti import write_nifti
 from ctfm.imaging.scans import read_scan, result_name
 from ctfm.inference.label_statistics import ClassStatistics, label_statistics, write_statistics
@@ -84,7 +84,8 @@ class SaveSegmentationd(MapTransform):
                 self._save_more(label, voxels, affine, base, source, confidence)
             if self.dicom_seg is not None and result["found"]:
                 path, colors = base.with_name(f"{base.name}_seg.dcm"), _Colors()
-                write_segmentation(label, source, path, self.names, self.dicom_seg, colors)
+                kind = self.dicom_seg
+                write_segmentation(label, source, path, self.names, kind, colors, voxels)
             # last, because a result that is there counts as finished
             path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
             write_nifti(label, affine, path)
@@ -103,8 +104,7 @@ class SaveSegmentationd(MapTransform):
                 "volume_ml": round(float(voxels[i]) * voxel_ml, 3),
                 **({"confidence": round(confidence[i], 4)} if i in confidence else {}),
             }
-            for i in np.flatnonzero(voxels).tolist()
-            if i
+            for i in present_ids(voxels)
         }
         document = {
             "source": Path(source).name,
@@ -127,7 +127,7 @@ class SaveSegmentationd(MapTransform):
         """What takes the CT in its own resolution, which is read once."""
         image = read_scan(source)[0].numpy()
         if self.statistics:
-            found = label_statistics(label, image, affine, self.names)
+            found = label_statistics(label, image, affine, self.names, voxels)
             sure = {row.class_id: confidence.get(row.class_id, math.nan) for row in found}
             rows = [ClassStatistics(**{**vars(r), "confidence": sure[r.class_id]}) for r in found]
             write_statistics(rows, base.with_name(f"{base.name}_statistics"))

@@ -23,7 +23,7 @@ from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
 from ctfm.imaging.grids import spacing_of
-from ctfm.imaging.label_maps import Volume, as_numpy, count_voxels, label_map
+from ctfm.imaging.label_maps import Volume, as_numpy, count_voxels, label_map, present_ids
 from ctfm.pictures.planes import Plane, extract_planes
 
 __all__ = ["class_color", "preview"]
@@ -86,7 +86,7 @@ def preview(
     counts = count_voxels(labels) if voxels is None else voxels
     planes = extract_planes(volume, labels, matrix)
     millilitres = counts * abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
-    found = {int(i): float(millilitres[i]) for i in np.flatnonzero(counts) if i > 0}
+    found = {i: float(millilitres[i]) for i in present_ids(counts)}
     subtitle = _subtitle(volume.shape, spacing_of(matrix).tolist(), len(found), hu_window)
     with atomic_path(path) as temporary:
         figure = _draw(planes, found, names, (title or Path(path).name, subtitle), hu_window)

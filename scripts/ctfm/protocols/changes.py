@@ -26,10 +26,12 @@ KERNEL_MM, SHARPEN = 1.0, 1.0
 
 def add_noise(scan: MetaTensor, seed: int, sigma: float) -> MetaTensor:
     """Independent Gaussian noise of `sigma` HU in each voxel."""
-    name = str(scan.meta.get("filename_or_obj", ""))
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), round(sigma)])
-    noise = rng.normal(0, sigma, tuple(scan.shape)).astype(np.float32)
-    return _like(scan, scan.numpy() + noise, scan.affine)
+    values = scan.numpy()
+    # another draw for each scan, by its voxels: a path would give another one in each folder
+    checksum = zlib.crc32(np.ascontiguousarray(values).data)
+    rng = np.random.default_rng([seed, checksum, round(sigma)])
+    noise = rng.normal(0, sigma, values.shape).astype(np.float32)
+    return _like(scan, values + noise, scan.affine)
 
 
 def thicken(scan: MetaTensor, _seed: int) -> MetaTensor:

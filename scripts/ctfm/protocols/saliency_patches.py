@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from ctfm.base.errors import UserError
@@ -13,6 +12,7 @@ from ctfm.base.types import Array
 from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.windows import cut_window
+from ctfm.imaging.label_maps import count_voxels, present_ids
 from ctfm.imaging.reslice import on_grid
 from ctfm.search.locating.locations import PreparedScan, find_location
 from ctfm.search.options import LocationOptions
@@ -50,7 +50,7 @@ def around_organs(
         embedder: whose patches they are.
     """
     assert scan.labels is not None
-    for class_id in (int(i) for i in np.unique(scan.labels) if i > 0):
+    for class_id in present_ids(count_voxels(scan.labels)):
         if ids is None or class_id in ids:
             centre = scan.centroid(class_id)
             assert centre is not None

@@ -25,6 +25,7 @@ from nibabel.orientations import ornt_transform as transform_between
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
+from ctfm.imaging.carried import Carried
 from ctfm.imaging.checks.ct import check_finite, check_grid, ct_problem
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.grids import spacing_of
@@ -33,17 +34,27 @@ from ctfm.imaging.reslice import Taps
 from ctfm.imaging.scans import check_file, read_scan
 from ctfm.triage.head_checks import MASKED, head_warnings, log_warnings
 
-__all__ = ["SEPARATOR", "SOURCE", "WARNINGS", "LoadHeadd", "head_volume"]
+__all__ = ["SOURCE", "WARNINGS", "HeadWarnings", "LoadHeadd", "head_volume"]
 
 Triple = Sequence[float]
 
-#: The item that receives what the input check found, joined by `SEPARATOR`.
+#: The item that receives the `HeadWarnings`.
 WARNINGS = "warnings"
-SEPARATOR = " | "
 #: The item that keeps the path: caches drop the meta data of an image.
 SOURCE = "source"
 #: So many voxels of an axis, at least, are looked at when values are checked.
 SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class HeadWarnings(Carried):
+    """What the input check says against a scan.
+
+    Attributes:
+        texts: one sentence for each warning.
+    """
+
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,11 +119,11 @@ class LoadHeadd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             path = str(result[key])
-            result[key], found = head_volume(
+            result[key], texts = head_volume(
                 path, self.spacing, self.patch, self.axcodes, self.input_check, self.head_check
             )
-            log_warnings(path, found)
-            result[WARNINGS], result[SOURCE] = SEPARATOR.join(found), path
+            log_warnings(path, texts)
+            result[WARNINGS], result[SOURCE] = HeadWarnings(tuple(texts)), path
         return result
 
 

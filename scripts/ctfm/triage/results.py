@@ -17,7 +17,7 @@ from ctfm.base.tables import cell, write_json, write_table
 from ctfm.evaluation.classification.calibration import Calibration, read_calibration
 from ctfm.evaluation.classification.points import OperatingPoint
 from ctfm.imaging.scans import result_name
-from ctfm.triage.head_scans import SEPARATOR, SOURCE, WARNINGS
+from ctfm.triage.head_scans import SOURCE, WARNINGS, HeadWarnings
 
 __all__ = [
     "RESULT_SUFFIX", "TABLE", "CalibrateLogitd", "LabelVectord", "SaveTriaged", "TriageTable",
@@ -116,7 +116,7 @@ class SaveTriaged(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file; the data pass through unchanged."""
         for key in self.key_iterator(data):
-            name, noted = result_name(data, self.image_key), str(data.get(WARNINGS) or "")
+            name, noted = result_name(data, self.image_key), data.get(WARNINGS, HeadWarnings())
             document = {
                 "name": name,
                 "source": str(data[SOURCE]),
@@ -124,7 +124,7 @@ class SaveTriaged(MapTransform):
                 "logit": float(torch.as_tensor(data[key]).reshape(())),
                 "calibrated": data["calibrated"],
                 "decisions": data["decisions"],
-                "warnings": noted.split(SEPARATOR) if noted else [],
+                "warnings": list(noted.texts),
             }
             write_json(self.folder / f"{name}{RESULT_SUFFIX}", document)
             called = ", ".join(k for k, one in data["decisions"].items() if one["abnormal"])

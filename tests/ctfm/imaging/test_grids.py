@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ctfm.imaging.grids import mm_to_voxels, spacing_of, voxels_to_mm
+from ctfm.imaging.grids import axes_problem, mm_to_voxels, spacing_of, voxels_to_mm
 
 #: 2 mm to anterior, 0.5 mm to left, 3 mm to superior.
 TURNED = np.array([[0, -0.5, 0, 10], [2, 0, 0, 20], [0, 0, 3, -30], [0, 0, 0, 1]])
@@ -23,3 +23,14 @@ def test_spacing_along_the_stored_axes() -> None:
     for affine in (TURNED, TURNED[:3, :3], torch.from_numpy(TURNED)):
         np.testing.assert_array_equal(spacing_of(affine), expected)
     assert spacing_of(TURNED.astype(np.float32)).dtype == np.float32
+
+
+def test_axes_that_place_no_volume() -> None:
+    flat, leaning, endless = TURNED.copy(), TURNED.copy(), TURNED.copy()
+    flat[:, 1] = 0
+    leaning[:3, 1] = leaning[:3, 0] * 3 + [0.01, 0, 0]
+    endless[0, 0] = np.inf
+    assert axes_problem(TURNED) is None
+    assert axes_problem(TURNED[:3, :3]) is None
+    assert axes_problem(flat) == axes_problem(endless) == "affine singular or not finite"
+    assert axes_problem(leaning) == "axes not independent"

@@ -8,7 +8,7 @@ import torch
 
 from ctfm.base.errors import UserError
 from ctfm.imaging import label_maps
-from ctfm.imaging.label_maps import count_voxels, label_map
+from ctfm.imaging.label_maps import count_voxels, label_map, present_ids
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
@@ -38,10 +38,12 @@ def test_axes_are_three(shape):
         label_map(np.zeros(shape, dtype=np.uint8), "prediction")
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_counts_are_those_of_numpy_in_any_order_and_block(order, monkeypatch):
-    labels = np.random.default_rng(0).integers(0, 9, (7, 8, 9)).astype(np.uint8, order=order)
-    expected = np.bincount(labels.ravel())
+@pytest.mark.parametrize("lowest", [0, 3])
+def test_counts_are_those_of_numpy_in_any_order_and_block(dtype, order, lowest, monkeypatch):
+    whole = np.random.default_rng(0).integers(lowest, 9, (7, 8, 9))
+    labels, expected = whole.astype(dtype, order=order), np.bincount(whole.ravel())
     np.testing.assert_array_equal(count_voxels(labels), expected)
     monkeypatch.setattr(label_maps, "COUNT_BLOCK", 100)
     np.testing.assert_array_equal(count_voxels(labels), expected)
@@ -52,3 +54,8 @@ def test_counts_are_those_of_numpy_in_any_order_and_block(order, monkeypatch):
 def test_counts_refuse_what_holds_no_ids(labels):
     with pytest.raises(UserError, match="empty or holds negative"):
         count_voxels(labels)
+
+
+def test_present_ids_are_those_with_voxels_but_background():
+    assert present_ids(count_voxels(np.array([[[7, 0, 2, 7]]], np.uint8))) == [2, 7]
+    assert present_ids(count_voxels(np.zeros((2, 2, 2), np.uint8))) == []

@@ -131,7 +131,7 @@ def masks(path: Path) -> None:
 
 def header(path: Path) -> None:
     excluded = inspect_file(path.parent, path.name, Selection(0, 9, 1), check_values=True)
-    refuse(excluded and excluded.detail)
+    refuse(getattr(excluded, "detail", None))
 
 
 #: Whatever reads the voxels of a NIfTI file.

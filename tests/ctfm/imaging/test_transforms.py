@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +19,13 @@ from monai.transforms import (
 )
 
 from ctfm.base.errors import UserError
+from ctfm.imaging import transforms
+from ctfm.imaging.checks import ct
 from ctfm.imaging.transforms import LoadScand, MapClassesd
 from ctfm.inference.confidence import NameConfidenced
 from ctfm.loading.transforms import ClassPositionsd, RandViewsd
 from loading_support import pretraining_transforms
+from support import make_ct, save
 
 
 @pytest.fixture
@@ -29,6 +33,33 @@ def label() -> MetaTensor:
     rng = np.random.default_rng(0)
     array = rng.choice([0, 0, 0, 1, 2, 5, 117], size=(1, 9, 8, 7)).astype(np.uint8)
     return MetaTensor(torch.from_numpy(array), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+
+
+class TestLoadScan:
+    @pytest.mark.parametrize("input_check", ["error", "warn", "off"])
+    def test_findings_are_objects_and_values_are_judged_once(
+        self, input_check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        judged = []
+
+        def count(image: MetaTensor) -> str | None:
+            judged.append(image)
+            return ct_problem(image)
+
+        ct_problem = ct.ct_problem
+        for module in (ct, transforms):
+            monkeypatch.setattr(module, "ct_problem", count)
+        hu = make_ct()[0]
+        load = LoadScand("image", input_check, inspect=True)
+        sound = load({"image": str(save(hu, tmp_path / "ct.nii.gz"))})["input_check"]
+        assert (sound.problem, sound.shape, len(judged)) == (None, hu.shape, 1)
+        picture = {"image": str(save(hu.clip(0, 255), tmp_path / "picture.nii.gz"))}
+        if input_check == "error":
+            with pytest.raises(UserError, match="label map or mask"):
+                load(picture)
+        else:
+            assert "label map or mask" in load(picture)["input_check"].problem
+        assert len(judged) == 2
 
 
 class TestMapClasses:

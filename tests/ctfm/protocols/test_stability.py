@@ -88,6 +88,13 @@ class TestChanges:
         assert torch.equal(noisy, CHANGES["noise of 20 HU"](scan, 0))
         assert not torch.equal(noisy, CHANGES["noise of 20 HU"](scan, 1))
 
+    def test_noise_is_that_of_the_scan_wherever_its_file_lies(self, scan: MetaTensor) -> None:
+        moved, other = scan.clone(), scan + 1
+        moved.meta["filename_or_obj"] = "elsewhere/b.nii"
+        change = CHANGES["noise of 20 HU"]
+        assert torch.equal(change(scan, 0), change(moved, 0))
+        assert not torch.allclose(change(scan, 0) - scan, change(other, 0) - other, atol=1)
+
     def test_slices_are_averaged_in_pairs_where_they_lie(self, scan: MetaTensor) -> None:
         thick = CHANGES["slices twice as thick"](scan, 0)
         assert tuple(thick.shape) == (1, 9, 4, 7), "the second axis is the patient's"

@@ -130,7 +130,8 @@ def test_transform_notes_warnings_and_can_be_pickled(tmp_path: Path) -> None:
     save_phantom(phantom, tmp_path / "torso.nii.gz")
     load = pickle.loads(pickle.dumps(LoadHeadd("image", SPACING, PATCH, head_check=True)))
     found = load({"image": str(tmp_path / "torso.nii.gz")})
-    assert "a body rather than a head" in found[WARNINGS]
+    (warning,) = found[WARNINGS].texts
+    assert "a body rather than a head" in warning
     assert found["image"].shape == (1, *PATCH)
 
 

@@ -136,7 +136,8 @@ def _judge(
     if one.is_series:
         patient, excluded = inspect_series(root, one.name, selection)
     else:
-        excluded = inspect_file(root, one.name, selection, check_values)
+        judged = inspect_file(root, one.name, selection, check_values)
+        excluded = judged if isinstance(judged, Exclusion) else None
     folder = "/".join(PurePosixPath(one.name).parts[: level or 1])
     return Judged(one.name, folder if level else patient or folder, excluded)
 

@@ -15,7 +15,7 @@ from ctfm.base.optional import require
 from ctfm.datalists.datasets.dicom_series import exclude_images
 from ctfm.datalists.datasets.finding import Candidate
 from ctfm.datalists.datasets.head_words import says_contrast, says_picture, says_sharp
-from ctfm.datalists.datasets.volume_headers import AXIAL, inspect_file, stack_of
+from ctfm.datalists.datasets.volume_headers import AXIAL, inspect_file
 from ctfm.datalists.selection import Exclusion, Reason, Selection
 from ctfm.imaging.dicom.headers import NoImageError, Slice, read_headers
 
@@ -145,10 +145,11 @@ def _inspect(root: Path, candidate: Candidate, wanted: Wanted) -> HeadSeries | E
     if candidate.is_series:
         return _inspect_series(root, candidate.name, texts, wanted)
     name = candidate.name
-    excluded = inspect_file(root, name, wanted.selection()) or _exclude_words(name, texts, wanted)
-    if excluded:
+    stack = inspect_file(root, name, wanted.selection())
+    if isinstance(stack, Exclusion):
+        return stack
+    if excluded := _exclude_words(name, texts, wanted):
         return excluded
-    stack = stack_of(root, name)
     if not stack.axial:
         return Exclusion(name, HeadReason.NOT_AXIAL, "by the file's affine")
     extent = (stack.slices - 1) * stack.distance

@@ -18,12 +18,11 @@ import numpy.typing as npt
 
 from ctfm.datalists.selection import Exclusion, Reason, Selection
 from ctfm.imaging.file_names import is_nifti
-from ctfm.imaging.grids import spacing_of
+from ctfm.imaging.grids import axes_problem, spacing_of
 from ctfm.imaging.hounsfield import value_problem
 from ctfm.imaging.nifti import opened_image
 
-__all__ = ["Stack", "inspect_file", "slice_axis", "stack_of"]
-
+__all__ = ["Stack", "inspect_file", "slice_axis"]
 
 #: Spacings that differ by less, relatively, are the same.
 SAME_SPACING = 0.01
@@ -61,9 +60,7 @@ class Stack:
     axial: bool
 
 
-def stack_of(root: Path, name: str) -> Stack:
-    """The slices of a file that `inspect_file` passes."""
-    header = _read_header(root / name)
+def _stack_of(header: Header) -> Stack:
     axis = slice_axis(header.directions)
     step = header.directions[:, axis]
     distance = float(np.linalg.norm(step))
@@ -72,7 +69,7 @@ def stack_of(root: Path, name: str) -> Stack:
 
 def inspect_file(
     root: Path, name: str, selection: Selection, check_values: bool = False
-) -> Exclusion | None:
+) -> Exclusion | Stack:
     """Read a file's header, and with `check_values` some slices.
 
     Args:
@@ -82,7 +79,7 @@ def inspect_file(
         check_values: also leave out what is not in Hounsfield units.
 
     Returns:
-        Why the scan is left out; None: it is taken.
+        Why the scan is left out, or how the slices of one that is taken lie.
     """
     path = root / name
     try:
@@ -93,6 +90,7 @@ def inspect_file(
         _exclude_kind(name, header)
         or _exclude_slices(name, header, selection)
         or (_exclude_values(path, name) if check_values else None)
+        or _stack_of(header)
     )
 
 
@@ -153,11 +151,8 @@ def _exclude_kind(name: str, header: Header) -> Exclusion | None:
         return Exclusion(name, Reason.NO_VOLUME, found)
     if header.eight_bits:
         return Exclusion(name, Reason.NOT_CT, "8-bit values: a label map, a mask or a picture")
-    spacing = spacing_of(header.directions)
-    if not np.isfinite(spacing).all() or (spacing <= 0).any():
-        return Exclusion(name, Reason.ORIENTATION, "affine singular or not finite")
-    if abs(np.linalg.det(header.directions / spacing)) < 0.1:
-        return Exclusion(name, Reason.ORIENTATION, "axes not independent")
+    if problem := axes_problem(header.directions):
+        return Exclusion(name, Reason.ORIENTATION, problem)
     if not header.oriented:
         return Exclusion(name, Reason.ORIENTATION, "qform and sform code 0")
     return None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ctfm.base.errors import UserError
-from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, farthest_corner_mm, spacing_of
+from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, axes_problem, farthest_corner_mm, spacing_of
 from ctfm.imaging.hounsfield import value_problem
 
 __all__ = ["check_ct", "check_finite", "check_grid", "check_label", "ct_problem"]
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MIN_SLICES = 8
 
 
-def check_ct(image: Any, path: str, input_check: str = "error") -> None:
+def check_ct(image: Any, path: str, input_check: str = "error") -> str | None:
     """Refuse what is not a three-dimensional CT in Hounsfield units.
 
     Args:
@@ -29,18 +29,23 @@ def check_ct(image: Any, path: str, input_check: str = "error") -> None:
         input_check: "error", "warn" or "off", for what only the values tell. Shape, orientation
             and NaN are refused always: nothing could be computed.
 
+    Returns:
+        Why it is no CT, as `ct_problem` says, which "warn" lets pass; None: it may be one, or
+        ("off") nobody looked.
+
     Raises:
         UserError: with what was found and what to do.
     """
     check_grid(image, path)
     check_finite(image, path)
     if input_check == "off":
-        return
+        return None
     problem = ct_problem(image)
     if problem and input_check == "error":
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     if problem:
         logger.warning("%s: %s; going on, as input_check is warn", path, problem)
+    return problem
 
 
 def check_grid(image: Any, path: str) -> None:
@@ -127,11 +132,9 @@ def _shape_problem(image: Any) -> str | None:
 
 def _affine_problem(image: Any) -> str | None:
     affine = np.asarray(image.affine, dtype=float)
+    if problem := axes_problem(affine):
+        return f"has no readable orientation ({problem}): fix the header"
     spacing = spacing_of(affine)
-    if not np.isfinite(affine).all() or (spacing <= 0).any():
-        return "has no readable orientation (affine singular or not finite): fix the header"
-    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.1:
-        return "has no readable orientation (axes not independent): fix the header"
     if spacing.max() > 50 or spacing.min() < 0.01:
         sizes = ", ".join(f"{s:.4g}" for s in spacing)
         return f"has voxels of {sizes} mm: the header is wrong; spacing must be in mm"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ctfm.base.types import Array
-from ctfm.imaging.checks.ct import ct_problem
+from ctfm.imaging.carried import Carried
 from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.hounsfield import AIR_HU
 
@@ -37,7 +37,7 @@ BONE_BEFORE_MM = 15.0
 
 
 @dataclass(frozen=True)
-class InputCheck:
+class InputCheck(Carried):
     """What was found; lengths in mm, values in HU, axes as stored.
 
     Attributes:
@@ -61,12 +61,12 @@ class InputCheck:
     warnings: tuple[str, ...]
 
 
-def inspect_scan(image: Any, is_ct: bool = False) -> InputCheck:
+def inspect_scan(image: Any, problem: str | None) -> InputCheck:
     """Look at a scan; nothing is refused.
 
     Args:
         image: `MetaTensor` (1, X, Y, Z) in HU with its affine.
-        is_ct: `ctfm.imaging.check_ct` has let it pass as a CT, which is not judged twice.
+        problem: why it is no CT, as `ctfm.imaging.checks.ct.ct_problem` says; None: it may be one.
 
     Returns:
         Grid, values, and what speaks against the scan.
@@ -77,7 +77,6 @@ def inspect_scan(image: Any, is_ct: bool = False) -> InputCheck:
     steps = [max(1, n // SAMPLES) for n in shape]
     sample = torch.as_tensor(image)[0, :: steps[0], :: steps[1], :: steps[2]].cpu().numpy()
     sample_affine = affine @ np.diag([*steps, 1.0])
-    problem = None if is_ct else ct_problem(image)
     extent = spacing * np.asarray(shape)
     found = [*_grid_warnings(spacing, extent), *_value_warnings(sample, problem)]
     if problem is None:

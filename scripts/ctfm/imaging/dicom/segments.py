@@ -18,6 +18,7 @@ from ctfm.base.types import Array
 from ctfm.contract.snomed import Code, coded
 from ctfm.imaging.dicom.geometry import correction, sort_slices
 from ctfm.imaging.dicom.headers import check_series, is_series, read_headers
+from ctfm.imaging.label_maps import count_voxels, present_ids
 
 __all__ = ["KINDS", "check_segmentation", "write_segmentation"]
 
@@ -50,6 +51,7 @@ def write_segmentation(
     names: Mapping[int, str],
     kind: str = "labelmap",
     colors: Mapping[int, Sequence[float]] | None = None,
+    voxels: Array | None = None,
 ) -> None:
     """Write the classes that are there as segments, numbered from 1 by ascending id.
 
@@ -60,6 +62,7 @@ def write_segmentation(
         names: id -> name, which the codes follow from (`ctfm.contract.snomed`).
         kind: one of `KINDS`.
         colors: id -> red, green and blue, 0..1.
+        voxels: of each id, where they are counted already; None: they are counted here.
 
     Raises:
         UserError: nothing was found, as for `check_segmentation`, or the file cannot be written.
@@ -67,7 +70,7 @@ def write_segmentation(
     highdicom = _highdicom()
     folder = Path(series)
     sources = _sources(folder, kind)
-    ids = [int(i) for i in np.unique(label) if i]
+    ids = present_ids(count_voxels(label) if voxels is None else voxels)
     if not ids:
         raise UserError(f"{folder}: nothing was found, and DICOM knows no empty Segmentation")
     numbers = np.zeros(256, np.uint8)

@@ -17,6 +17,7 @@ from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.embedding.embedder import Embedder
 from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.grids import mm_to_voxels, voxels_to_mm
+from ctfm.imaging.label_maps import count_voxels, present_ids
 from ctfm.imaging.transforms import LoadScand
 from ctfm.search.options import LocationOptions
 
@@ -172,7 +173,7 @@ def _organ_centre(scan: PreparedScan, organ: int | None) -> Array:
         raise UserError("an organ is looked up in labels: add --labels_query FILE, or --point")
     centre = scan.centroid(organ)
     if centre is None:
-        there = [TOTALSEGMENTATOR_V2.get(int(i), str(i)) for i in np.unique(scan.labels) if i]
+        there = [TOTALSEGMENTATOR_V2.get(i, str(i)) for i in present_ids(count_voxels(scan.labels))]
         shown = ", ".join(there[:6]) + (", …" if len(there) > 6 else "")
         name = TOTALSEGMENTATOR_V2.get(organ, organ)
         raise UserError(f"the labels of {scan.path} do not show {name}: they show {shown}")

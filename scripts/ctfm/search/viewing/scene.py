@@ -16,6 +16,7 @@ from ctfm.base.errors import UserError
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.file_names import is_nifti
+from ctfm.imaging.label_maps import count_voxels, present_ids
 from ctfm.imaging.nifti import open_stream
 from ctfm.imaging.scans import describe, find_scans, read_scan
 from ctfm.pictures.label_map import class_color
@@ -155,8 +156,8 @@ def _classes(labels: np.ndarray, path: Path) -> dict[int, tuple[str, tuple[int, 
             names = {int(i): str(name) for i, name in written.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{beside}: no names of classes in it: move it away") from error
-    found = [int(i) for i in np.unique(labels) if i > 0]
-    return {i: (names.get(i, f"class {i}"), _color(i)) for i in found}
+    ids = present_ids(count_voxels(labels))
+    return {i: (names.get(i, f"class {i}"), _color(i)) for i in ids}
 
 
 def _color(class_id: int) -> tuple[int, int, int]:

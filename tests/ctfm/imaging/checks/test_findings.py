@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from ctfm.imaging.checks.ct import ct_problem
 from ctfm.imaging.checks.findings import InputCheck, inspect_scan
 from ctfm.imaging.scans import read_scan
 from ctfm.phantoms.drawing import Phantom, draw_head, draw_torso
@@ -18,8 +19,12 @@ def scan(image: np.ndarray, affine: np.ndarray) -> MetaTensor:
     return MetaTensor(torch.as_tensor(image.astype(np.float32))[None], affine=affine)
 
 
+def inspect(image: MetaTensor) -> InputCheck:
+    return inspect_scan(image, ct_problem(image))
+
+
 def said(image: np.ndarray, affine: np.ndarray) -> str:
-    return " | ".join(inspect_scan(scan(image, affine)).warnings)
+    return " | ".join(inspect(scan(image, affine)).warnings)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +38,12 @@ def test_sound_scans_in_any_orientation(axcodes: str) -> None:
         draw_torso(1, (5.0, 5.0, 5.0), axcodes),
         draw_head(0, (3.0, 3.0, 4.0), axcodes),
     ):
-        found = inspect_scan(scan(phantom.image, phantom.affine))
+        found = inspect(scan(phantom.image, phantom.affine))
         assert (found.problem, found.warnings, found.axcodes) == (None, (), axcodes)
 
 
 def test_what_is_reported(body: Phantom) -> None:
-    found = inspect_scan(scan(body.image, body.affine))
+    found = inspect(scan(body.image, body.affine))
     assert found.shape == body.image.shape
     assert found.spacing_mm == (5.0, 5.0, 5.0)
     assert found.extent_mm == tuple(5.0 * n for n in body.image.shape)
@@ -67,7 +72,7 @@ def test_grids(body: Phantom) -> None:
 
 
 def test_problem_is_told_not_raised(body: Phantom) -> None:
-    found = inspect_scan(scan(body.image.clip(0, 255), body.affine))
+    found = inspect(scan(body.image.clip(0, 255), body.affine))
     assert isinstance(found, InputCheck)
     assert "8-bit picture" in str(found.problem)
 
@@ -75,9 +80,9 @@ def test_problem_is_told_not_raised(body: Phantom) -> None:
 def test_real_scans(real_data: Path) -> None:
     for name in ("ct_torso_3mm.nii.gz", "ct_abdomen_3mm.nii.gz"):
         image = read_scan(str(real_data / name))
-        assert inspect_scan(image).warnings == ()
+        assert inspect(image).warnings == ()
         turned = image.affine.numpy().copy()
         turned[1] *= -1
         assert "front and back" in " ".join(
-            inspect_scan(MetaTensor(image.as_tensor(), affine=turned)).warnings
+            inspect(MetaTensor(image.as_tensor(), affine=turned)).warnings
         )
