@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: venv demo demo-auto3dseg test test-doors lint bench clean
+.PHONY: venv demo demo-auto3dseg test test-doors lint bench clean docs/cli.md docs/cli.md
 
 venv: $(READY)
 
@@ -36,6 +36,14 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Written from the commands themselves; a test holds it.
+docs/cli.md: $(READY)
+	$(RUN) -c 'from ctfm.commands.helping import document; print(document(), end="")' > $@
+
+# Written from the commands themselves; a test holds it.
+docs/cli.md: $(READY)
+	$(RUN) -c 'from ctfm.commands.helping import document; print(document(), end="")' > $@
 
 # make bench NAME=fit_real_ct
 bench: $(READY)

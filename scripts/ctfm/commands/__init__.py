@@ -1,27 +1,5 @@
-"""Groups of commands: each parses, calls, prints. Nothing heavy is imported before a call."""
+"""The command line: each command is a typed function that calls one function of a room."""
 
-from ctfm.commands.auto3dseg import Auto3DSeg
-from ctfm.commands.calling import call
-from ctfm.commands.data import Datalist, Dicom, Phantom, Store
-from ctfm.commands.evaluation import Evaluate
-from ctfm.commands.protocols import Protocols
-from ctfm.commands.searching import Indexes, locate, search, view
-from ctfm.commands.segmentation import segment
-from ctfm.commands.weights import Weights
+from ctfm.commands.running import run
 
-__all__ = [
-    "Auto3DSeg",
-    "Datalist",
-    "Dicom",
-    "Evaluate",
-    "Indexes",
-    "Phantom",
-    "Protocols",
-    "Store",
-    "Weights",
-    "call",
-    "locate",
-    "search",
-    "segment",
-    "view",
-]
+__all__ = ["run"]

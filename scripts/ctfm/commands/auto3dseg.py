@@ -1,58 +1,60 @@
-"""Commands on what Auto3DSeg trained."""
+"""Commands on networks that the Auto3DSeg template trained."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Literal
 
-from ctfm.base.errors import UserError
-from ctfm.commands.calling import call
+from ctfm.commands.calling import report
 
-__all__ = ["Auto3DSeg"]
+__all__ = ["check", "evaluate", "infer"]
 
 
-class Auto3DSeg:
-    """Networks that the Auto3DSeg template trained."""
+def check(file: str) -> None:
+    """Check a task's files before Auto3DSeg analyses them.
 
-    def check(self, input: str) -> None:
-        """Look at a task's files before Auto3DSeg analyses them.
+    Args:
+        file: AutoRunner's input file (YAML or JSON)
+    """
+    report("ctfm.auto3dseg.checks:check_input", **locals())
 
-        Args:
-            input: AutoRunner's input file.
-        """
-        from ctfm.auto3dseg.checks import check_input
 
-        print(check_input(str(input)))
+def infer(
+    work_dir: str,
+    *inputs: str,
+    out: str,
+    overlap: float | None = None,
+    input_check: Literal["error", "warn", "off"] | None = None,
+    overwrite: bool = True,
+    preview: bool = True,
+    amp: bool = True,
+) -> None:
+    """Segment scans by the mean of all trained folds, each scan on its own grid.
 
-    def infer(self, work_dir: str, *inputs: str, out: str | None = None, **options: Any) -> None:
-        """Segment scans by the mean of all trained folds, each scan on its own grid.
+    Args:
+        work_dir: of AutoRunner, or the folder of one fold
+        inputs: files, patterns in quotes, folders, DICOM series
+        out: folder for label maps, names and pictures
+        overlap: share of a window that neighbours have in common; default: the checkpoint's
+        input_check: what to do about values that are not Hounsfield units; default: the
+            checkpoint's
+    """
+    _quiet()
+    report("ctfm.auto3dseg.predicting:infer", **locals())
 
-        Args:
-            work_dir: of AutoRunner, or the folder of one fold.
-            inputs: files, patterns in quotes, folders, DICOM series.
-            out: folder for the label maps; -o is the same.
-            options: overlap, input_check, overwrite, preview, amp.
-        """
-        from ctfm.auto3dseg.predicting import infer
 
-        logging.getLogger("ignite").setLevel(logging.WARNING)
-        folder = options.pop("o", out)  # fire leaves a single letter to **options
-        if folder is None:
-            raise UserError("no output folder is given: add -o FOLDER")
-        print(call(infer, str(work_dir), [str(path) for path in inputs], str(folder), **options))
+def evaluate(
+    work_dir: str, out: str | None = None, *, preview: bool = False, amp: bool = True
+) -> None:
+    """Score each case by the fold that was not trained on it; ctfm compare reads the tables.
 
-    def evaluate(self, work_dir: str, out: str | None = None, **options: Any) -> None:
-        """Score each case by the fold that has not trained on it; `ctfm compare` reads the tables.
+    Args:
+        work_dir: of AutoRunner, or the folder of one fold
+        out: folder for tables and label maps; default: evaluation in the work dir
+    """
+    _quiet()
+    report("ctfm.auto3dseg.scoring:evaluate", **locals())
 
-        Args:
-            work_dir: of AutoRunner, or the folder of one fold.
-            out: folder for tables and label maps; -o is the same; by default ``evaluation`` in
-                the work dir.
-            options: preview, amp.
-        """
-        from ctfm.auto3dseg.scoring import evaluate
 
-        logging.getLogger("ignite").setLevel(logging.WARNING)
-        folder = options.pop("o", out)
-        target = None if folder is None else str(folder)
-        print(call(evaluate, str(work_dir), target, **options))
+def _quiet() -> None:
+    logging.getLogger("ignite").setLevel(logging.WARNING)

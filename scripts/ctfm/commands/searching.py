@@ -1,140 +1,133 @@
-"""The commands that search: an index of embeddings, a location of one scan in another, a page."""
+"""Commands that search: in an index of embeddings, in another scan, in the browser."""
 
 from __future__ import annotations
 
-from typing import Any
+from glob import glob
+from typing import Literal
 
 from ctfm.base.errors import UserError
-from ctfm.commands.calling import call, join_numbers, split_folders
+from ctfm.commands.calling import report
 
-__all__ = ["Indexes", "locate", "search", "view"]
+__all__ = ["locate", "search", "view"]
 
-
-class Indexes:
-    """Keep embeddings of many scans in an index on disk."""
-
-    def add(self, *folders: str, index: str, **options: Any) -> None:
-        """Add embeddings, each row once: a stopped run can be repeated.
-
-        --metadata FILE.csv adds columns to search by, by its column scan; --prefix NAME/ keeps
-        data sets apart that use the same names; --build makes the approximate index. Several
-        processes add to one index at the same time: each by torchrun or srun its part of the files,
-        in arrays with --shards N.
-
-        Args:
-            folders: outputs of the feature extractor's inference, with embeddings.parquet.
-            index: folder of the index; made where there is none.
-            options: metadata, prefix, build, shard, shards.
-        """
-        from ctfm.search import add_embeddings
-
-        print(call(add_embeddings, [str(one) for one in folders], str(index), **options))
-
-    def build(self, index: str, **options: Any) -> None:
-        """Make the approximate index, for searches among more than 200,000 rows.
-
-        By torchrun or srun, or in arrays with --shards N, each process makes a part.
-
-        Args:
-            index: its folder.
-            options: shard, shards.
-        """
-        from ctfm.search import build_index
-
-        print(call(build_index, str(index), **options))
-
-    def info(self, index: str) -> None:
-        """Say what an index holds.
-
-        Args:
-            index: its folder.
-        """
-        from ctfm.search import describe_index
-
-        print(describe_index(str(index)))
-
-    def check(self, index: str) -> None:
-        """Look at every row; what is wrong ends in one line and a non-zero exit.
-
-        Args:
-            index: its folder.
-        """
-        from ctfm.search import check_index
-
-        print(check_index(str(index)))
-
-    def export(self, index: str, out: str) -> None:
-        """Write an index as Parquet, which vector servers import.
-
-        Args:
-            index: its folder.
-            out: ends in .parquet.
-        """
-        from ctfm.search import export_index
-
-        print(export_index(str(index), str(out)))
+InputCheck = Literal["error", "warn", "off"]
+Numbers = tuple[float, ...]
+Integers = tuple[int, ...]
 
 
-def search(arguments: tuple[Any, ...], index: Any, options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.search.search_scan`.
+def search(
+    query: str,
+    *,
+    index: str,
+    k: int = 10,
+    where: str | None = None,
+    point: Numbers | None = None,
+    voxel: Integers | None = None,
+    checkpoint: str | None = None,
+    scans: str | None = None,
+    out: str = "search",
+    same_scan: bool = False,
+    device: str | None = None,
+    input_check: InputCheck = "error",
+) -> None:
+    """Find scans similar to a scan, or locations similar to a location.
 
     Args:
-        arguments: the query, and perhaps numbers of a location.
-        index: folder, or folders with commas, or a pattern such as ``archive/*``.
-        options: all the rest.
-
-    Raises:
-        UserError: not one query is given.
+        query: a scan, or the name of one that is in the index
+        index: its folder; several with commas, or a pattern in quotes, are searched as one
+        k: number of hits
+        where: SQL condition on the columns of the index, such as "age > 60"
+        point: search for locations like this one of the scan: x,y,z in mm, RAS+
+        voxel: the same, as i,j,k of the stored array, from 0
+        checkpoint: encoder that made the index, for a query that is a file
+        scans: folder of the scans in the index, for pictures of the hits
+        out: folder for hits.csv, hits.json and hits.png
+        same_scan: count hits in the query's own scan, where it is in the index
     """
-    from ctfm.search import search_scan
-
-    scans, numbers = join_numbers(arguments, options)
-    if len(scans) != 1 or numbers:
-        raise UserError("give one query: ctfm search QUERY --index DIR [--point 10,-20,300]")
-    if "k" in options and not isinstance(options["k"], int):
-        raise UserError(f"k is {options['k']}: give a number from 1")
-    return str(call(search_scan, str(scans[0]), split_folders(index), **options))
+    typed = locals() | {"index": folders(index)}
+    report("ctfm.search:search_scan", **typed)
 
 
-def locate(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.search.locate`.
+def locate(
+    query: str,
+    target: str,
+    *,
+    point: Numbers | None = None,
+    voxel: Integers | None = None,
+    organ: int | str | None = None,
+    labels_query: str | None = None,
+    labels_target: str | None = None,
+    checkpoint: str | None = None,
+    out: str = "locate",
+    work: float = 0.3,
+    exhaustive: bool = False,
+    spacing: Numbers | None = None,
+    patch: Integers | None = None,
+    overlap: float | None = None,
+    sw_batch_size: int = 16,
+    device: str | None = None,
+    amp: bool = True,
+    input_check: InputCheck = "error",
+    progress: bool = True,
+) -> None:
+    """Find a location of one scan in another scan.
 
     Args:
-        arguments: query and target; a location may stand between them, or some of its numbers.
-        options: all the rest.
-
-    Raises:
-        UserError: not two scans are given.
+        query: scan that shows the location: NIfTI, NRRD, MHA/MHD, or a DICOM series
+        target: scan in which it is looked for
+        point: the location: x,y,z in mm, RAS+
+        voxel: the same, as i,j,k of the stored array, from 0
+        organ: the centre of this class (name or id) of --labels_query
+        labels_query: label map of the query
+        labels_target: label map of the target, which the answer is compared with
+        checkpoint: encoder whose embeddings are compared
+        out: folder for locate.json, locate.png and similarity.nii.gz
+        work: share of the work of looking at every window in full, above 0.125
+        exhaustive: look at every window in full
+        spacing: voxel size in mm, axes SPL; default: 1,1,1, as published
+        overlap: share of a window that neighbours have in common; default: 0.625, as published
+        sw_batch_size: windows that pass the encoder together
     """
-    from ctfm.search import locate as run
-
-    others, numbers = join_numbers(arguments, options)
-    scans = [typed for typed in others if isinstance(typed, str)]
-    points = [typed for typed in others if isinstance(typed, list | tuple)]
-    if len(scans) != 2 or len(points) > 1 or (points and numbers):
-        raise UserError(
-            "give a scan that shows the place, the place, and a scan to look in: "
-            "ctfm locate QUERY.nii.gz --point 10,-20,300 TARGET.nii.gz --checkpoint FILE"
-        )
-    if numbers:
-        options["point"] = numbers
-    elif points:
-        options.setdefault("point", points[0])
-    return str(call(run, *scans, **options))
+    report("ctfm.search:locate", **locals())
 
 
-def view(scan: str | None, options: dict[str, Any]) -> str:
-    """Run `ctfm.search.open_view`.
+def view(
+    scan: str | None = None,
+    *,
+    labels: str | None = None,
+    heat: str | None = None,
+    index: str | None = None,
+    checkpoint: str | None = None,
+    scans: str | None = None,
+    k: int = 10,
+    port: int = 8765,
+    browser: bool = False,
+    install: bool = False,
+    device: str | None = None,
+    input_check: InputCheck = "error",
+) -> None:
+    """Look at a scan in the browser, and at similar locations in other scans.
 
     Args:
-        scan: the scan; None: only NiiVue is installed.
-        options: all the rest.
+        scan: NIfTI, NRRD, MHA/MHD, or the folder of a DICOM series
+        labels: label map of it
+        heat: map that lies over it, such as similarity.nii.gz of ctfm locate
+        index: folder (or folders with commas) of an index with patches: a click then finds
+            locations like the one clicked
+        checkpoint: encoder that made the index
+        scans: folder of the scans in the index, to look at what was found
+        k: number of hits
+        port: port of the page; 0: any that is free
+        browser: open the page
+        install: fetch NiiVue, which draws the scans, once; nothing else uses the network
     """
-    from ctfm.search import open_view
+    typed = locals() | {"index": None if index is None else folders(index)}
+    report("ctfm.search:open_view", **typed)
 
-    if options.get("index") is not None:
-        options["index"] = split_folders(options["index"])
-    for name in ("labels", "heat", "checkpoint", "scans"):  # Fire takes 2024 for a number
-        if options.get(name) is not None:
-            options[name] = str(options[name])
-    return str(call(open_view, None if scan is None else str(scan), **options))
+
+def folders(typed: str) -> list[str]:
+    """Folders of indexes as they are typed: one, several with commas, or a pattern each."""
+    parts = [part.strip() for part in typed.split(",") if part.strip()]
+    if not parts:
+        raise UserError("--index is empty: give the folder of an index")
+    return [folder for part in parts for folder in sorted(glob(part)) or [part]]

@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ctfm.base.errors import UserError
+from ctfm.commands.calling import report
+from ctfm.commands.parsing import literal
 
 __all__ = ["segment"]
 
 
-def segment(inputs: tuple[Any, ...], out: str | None, options: dict[str, Any]) -> str:
-    """Sort out what was typed, and run `ctfm.inference.running.segment`.
+def segment(
+    *inputs: str,
+    out: str,
+    classes: tuple[str, ...] | None = None,
+    low_res: bool = False,
+    statistics: bool | None = None,
+    preview: bool | None = None,
+    dicom_seg: bool | None = None,
+    confidence: bool | None = None,
+    embed: bool | None = None,
+    bundle: str | None = None,
+    checkpoint: str | None = None,
+    overwrite: bool | None = None,
+    input_check: Literal["error", "warn", "off"] | None = None,
+    inversion: str | None = None,
+    overlap: float | None = None,
+    patch: tuple[int, ...] | None = None,
+    spacing: tuple[float, ...] | None = None,
+    sw_batch_size: int | None = None,
+    skip_air: bool | None = None,
+    device: str | None = None,
+    amp: bool | None = None,
+    progress: bool | None = None,
+    **config: str,
+) -> None:
+    """Segment scans, each on its own grid: NIfTI, NRRD, MHA/MHD, folders, DICOM series.
+
+    What is finished is left out when the same command is given again. What is not given is as the
+    bundle's configs/inference.json has it.
 
     Args:
-        inputs: paths; after ``--classes liver``, further names of classes come here too.
-        out: folder of the results, if it was given by its long name.
-        options: all the rest.
+        inputs: files, patterns in quotes, folders
+        out: folder for label maps, names, pictures and report.json
+        classes: names of the classes that are kept; default: all
+        low_res: segment at 3 mm in place of 1.5 mm
+        statistics: write volumes and HU statistics of each class
+        dicom_seg: write DICOM SEG files of DICOM series, too
+        confidence: write a map of the network's confidence
+        embed: write embeddings of the encoder, too
+        bundle: folder of the bundle; default: the one that this package came with
+        checkpoint: weights; default: models/model.pt of the bundle
+        inversion: how labels come back to the scan's grid: nearest, or linear of probabilities
+        spacing: voxel size in mm that the network sees, axes SPL
+        sw_batch_size: windows that pass the network together
+        skip_air: leave out windows of air
+        config: any other key of configs/inference.json, also inside: --network_def::init_filters 8
     """
-    from ctfm.inference.running import segment as run
-
-    folder = options.pop("o", out)  # fire leaves a single letter to **options
-    if folder is None:
-        raise UserError("no output folder is given: add -o FOLDER")
-    paths = [str(one) for one in inputs]
-    if "classes" in options:
-        paths, options["classes"] = _sorted_out(paths, options["classes"])
-    return run(paths, str(folder), **options)
-
-
-def _sorted_out(paths: list[str], classes: Any) -> tuple[list[str], list[str]]:
-    """Fire takes one value an option: the other class names were taken for inputs."""
-    from ctfm.contract.classes import CLASS_GROUPS, TOTALSEGMENTATOR_V2
-
-    names = classes.split(",") if isinstance(classes, str) else [str(one) for one in classes]
-    known = {*TOTALSEGMENTATOR_V2.values(), *CLASS_GROUPS}
-    more = [one for one in paths if one in known and not Path(one).exists()]
-    return [one for one in paths if one not in more], [*names, *more]
+    if not inputs:
+        raise UserError("no input is given: ctfm segment SCAN… -o FOLDER")
+    typed: dict[str, Any] = {
+        name: value
+        for name, value in locals().items()
+        if value is not None and name not in ("inputs", "config")
+    }
+    nested = {name: literal(text) for name, text in config.items()}
+    report("ctfm.inference.running:segment", inputs=inputs, **typed, **nested)

@@ -1,89 +1,90 @@
-"""Commands on weights."""
+"""Commands that read weights of any published layout, strictly, and write safetensors."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
-from ctfm.commands.calling import call
+from ctfm.commands.calling import report
 
-__all__ = ["Weights"]
+__all__ = ["convert", "extract", "fetch", "inject", "verify"]
 
 
-class Weights:
-    """CT-FM weights: read any published layout, strictly; write safetensors."""
+def fetch(
+    source: str, out: str | None = None, *, revision: str | None = None, offline: bool = False
+) -> None:
+    """Download weights from a Hugging Face repository (or take a local file) and check them.
 
-    def fetch(
-        self,
-        source: str,
-        out: str | None = None,
-        revision: str | None = None,
-        offline: bool = False,
-    ) -> None:
-        """Take weights from a Hugging Face repository (or a local file) and check them.
+    Args:
+        source: repository id such as project-lighter/ct_fm_feature_extractor, file or folder
+        out: file to write; default: they stay in the hub's cache
+    """
+    report("ctfm.weights:fetch", **locals())
 
-        Args:
-            source: repository id such as project-lighter/ct_fm_feature_extractor, file or folder.
-            out: where to write them; without it they stay in the hub's cache.
-            revision: commit, tag or branch.
-            offline: use the hub's cache alone.
-        """
-        from ctfm import weights
 
-        print(weights.fetch(source, out, revision=revision, offline=offline))
+def convert(
+    source: str,
+    out: str,
+    *,
+    kind: Literal["encoder", "segresnet"] | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> None:
+    """Write weights of any known layout as safetensors with their provenance.
 
-    def convert(
-        self,
-        source: str,
-        out: str,
-        kind: str | None = None,
-        dtype: str | None = None,
-        revision: str | None = None,
-        offline: bool = False,
-    ) -> None:
-        """Write weights of any known layout as safetensors with their provenance.
+    Args:
+        source: file, folder or repository id
+        out: file to write: .safetensors, or .pt for a plain state dict
+        kind: the encoder alone, or the whole network; default: what the source holds
+        dtype: convert to this type, such as float32
+    """
+    report("ctfm.weights:convert", **locals())
 
-        Args:
-            source: file, folder or repository id.
-            out: file to write.
-            kind: encoder or segresnet; without it, what the source holds.
-            dtype: convert to this type, such as float32.
-            revision: commit, tag or branch of a repository.
-            offline: use the hub's cache alone.
-        """
-        from ctfm import weights
 
-        print(weights.convert(source, out, kind, dtype, revision, offline))
+def extract(checkpoint: str, out: str) -> None:
+    """Take the encoder out of a pretraining checkpoint, as the other bundles load it.
 
-    def extract(self, checkpoint: str, out: str) -> None:
-        """Take the encoder out of a pretraining checkpoint, as the other bundles load it.
+    Args:
+        checkpoint: last.pt or epoch_0450.pt of the pretraining bundle, or any known layout
+        out: file to write, such as models/ct_fm_encoder.safetensors
+    """
+    report("ctfm.weights:convert", source=checkpoint, out=out, kind="encoder")
 
-        Args:
-            checkpoint: last.pt or epoch_0450.pt of the pretraining bundle, or any known layout.
-            out: file to write, such as models/ct_fm_encoder.safetensors.
-        """
-        from ctfm import weights
 
-        print(weights.convert(str(checkpoint), str(out), kind="encoder"))
+def inject(
+    encoder: str,
+    out: str,
+    *,
+    out_channels: int = 118,
+    init_filters: int = 32,
+    blocks_down: tuple[int, ...] = (1, 2, 2, 4, 4),
+    dsdepth: int = 4,
+    seed: int = 0,
+    revision: str | None = None,
+    offline: bool = False,
+) -> None:
+    """Put a pretrained encoder into a new SegResNetDS and save it.
 
-    def inject(self, encoder: str, out: str, **network: Any) -> None:
-        """Put a pretrained encoder into a new SegResNetDS and save it.
+    Args:
+        encoder: file, folder or repository id
+        out: file to write: .safetensors, or .pt as a bundle's models/model.pt
+        out_channels: classes, background included
+        init_filters: channels of the first level
+        blocks_down: residual blocks of each level
+        dsdepth: outputs under deep supervision
+        seed: seeds the random initialisation of the decoder
+    """
+    typed = {name: value for name, value in locals().items() if name != "encoder"}
+    report("ctfm.weights:inject", encoder_source=encoder, **typed)
 
-        Args:
-            encoder: file, folder or repository id.
-            out: file to write: .safetensors, or .pt as a bundle's models/model.pt.
-            network: arguments of SegResNetDS that differ from the published ones.
-        """
-        from ctfm import weights
 
-        print(call(weights.inject, encoder, out, **network))
+def verify(
+    source: str, *, published: bool = True, revision: str | None = None, offline: bool = False
+) -> None:
+    """Print what a file holds, and whether it is sound.
 
-    def verify(self, source: str, published: bool = True) -> None:
-        """Say what a file holds, and whether it is sound.
-
-        Args:
-            source: file, folder or repository id.
-            published: it has to be of the published architecture.
-        """
-        from ctfm import weights
-
-        print(weights.verify(source, published=published))
+    Args:
+        source: file, folder or repository id
+        published: it has to be of the published architecture
+    """
+    report("ctfm.weights:verify", **locals())

@@ -7,11 +7,13 @@ All that happens is in the bundle's ``configs/inference.json``; the same options
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctfm.base.errors import UserError
+from ctfm.base.options import nearest
 
 __all__ = ["COMMAND", "find_bundle", "segment"]
 
@@ -112,12 +114,13 @@ def _runs_this(root: Path) -> bool:
 
 
 def _check_options(options: dict[str, Any], known: dict[str, Any]) -> None:
-    """An option that the config does not know would be ignored in silence."""
+    """Refuse an option that the config does not know: it would be ignored in silence."""
     knobs = [key for key, value in known.items() if not isinstance(value, dict | list)]
     for name in options:
-        if name.split("::")[0].split("#")[0] not in known:
-            listed = ", ".join(f"--{knob}" for knob in knobs)
-            raise UserError(f"there is no option --{name}: choose from {listed}")
+        first = re.split("::|#", name)[0]
+        if first not in known:
+            shown = nearest(first, knobs, "--")
+            raise UserError(f"there is no option --{name} of this bundle: {shown}")
 
 
 def _names(classes: str | Sequence[str]) -> list[str]:

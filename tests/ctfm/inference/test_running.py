@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctfm.base.errors import UserError
-from ctfm.commands.segmentation import segment as typed
+from ctfm.commands import run as typed
 from ctfm.inference import running as segmenting
 from ctfm.inference.running import COMMAND, find_bundle, segment
 from support import ROOT
@@ -59,21 +59,21 @@ def test_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_passes_options_on(tmp_path: Path, ran: list[dict]) -> None:
     root = str(bundle(tmp_path / "b"))
-    options = {"classes": "spleen", "low_res": True, "overlap": 0.25}
-    typed(("a.nii.gz", "liver", "b.nii.gz"), None, {"o": "out", "bundle": root, **options})
+    words = ["--bundle", root, "--classes", "spleen", "liver", "b.nii.gz", "--low_res"]
+    typed(["segment", "a.nii.gz", *words, "--overlap", "0.25", "-o", "2026_11"])
     (found,) = ran
     assert found["configs"] == ["inference.json", "low_res.yaml"]
     assert found["input"] == ["a.nii.gz", "b.nii.gz"]
     assert found["classes"] == ["spleen", "liver"]
-    assert (found["output_dir"], found["overlap"], found["overwrite"]) == ("out", 0.25, False)
+    assert (found["output_dir"], found["overlap"], found["overwrite"]) == ("2026_11", 0.25, False)
 
 
 def test_what_is_wrong_is_said(tmp_path: Path, ran: list[dict]) -> None:
     root = str(bundle(tmp_path / "b"))
     with pytest.raises(UserError, match="no input"):
         segment([], "out", bundle=root)
-    with pytest.raises(UserError, match="no option --overlop: choose from --overlap"):
+    with pytest.raises(UserError, match="option --overlop of this bundle: did you mean --overlap"):
         segment(["a.nii"], "out", bundle=root, overlop=0.5)
-    with pytest.raises(UserError, match="add -o FOLDER"):
-        typed(("a.nii",), None, {})
+    with pytest.raises(UserError, match="out is missing: add --out OUT"):
+        typed(["segment", "a.nii"])
     assert ran == []

@@ -102,18 +102,18 @@ def find_location(scan: PreparedScan, options: LocationOptions) -> Location:
 
     Args:
         scan: of the query.
-        options: where it is; a voxel of True says that the point is meant as a voxel.
+        options: where it is.
 
     Raises:
         UserError: there is no such place, or no way to tell which is meant.
     """
     point, voxel, organ = options.point, options.voxel, options.organ
     class_meant = None if organ is None else class_id(organ)
-    typed = point if voxel in (None, True, False) else voxel
+    typed = point if voxel is None else voxel
     if typed is None:
         return Location(_organ_centre(scan, class_meant), class_meant)
     numbers = triple(typed)
-    in_voxels = voxel not in (None, False)
+    in_voxels = voxel is not None
     in_mm = voxels_to_mm(scan.affine, numbers[None])[0] if in_voxels else numbers
     nearest = scan.voxel(in_mm)
     if not scan.contains(nearest):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctfm.__main__ import Commands, main
+from ctfm.__main__ import main
 from ctfm.base.errors import UserError
 from ctfm.loading.store.building import build_store
 from ctfm.loading.store.index import Store, StoredScan
@@ -274,19 +273,3 @@ class TestCommands:
             type_in("check", out)
         with pytest.raises(UserError, match="1 problem"):
             type_in("check", out, "--prune")
-
-    def test_unknown_option(self, type_in: Callable[..., None]) -> None:
-        with pytest.raises(UserError, match="there is no option --colour: choose from --") as error:
-            type_in("build", "d.json", "--task", "whole_body", "--out", "o", "--colour", "blue")
-        taken = set(re.findall(r"--(\w+)", str(error.value))) - {"colour"}
-        text = " ".join(str(inspect.getdoc(Commands().store.build)).split())
-        listed = re.search(r"options: ([\w, ]+)\.", text)
-        assert listed
-        assert set(listed[1].split(", ")) == taken
-
-    def test_help_explains_each_argument(self) -> None:
-        for name in ("build", "check", "info"):
-            method = getattr(Commands().store, name)
-            text = inspect.getdoc(method) or ""
-            for parameter in inspect.signature(method).parameters:
-                assert f"{parameter}: " in text, f"{name} does not explain {parameter}"

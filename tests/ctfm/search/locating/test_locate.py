@@ -171,7 +171,6 @@ def typed(
     [
         ["A", "--point", "-40.1,90.5,900.2", "B"],
         ["A", "--point", "-40.1", "90.5", "900.2", "B"],
-        ["A", "-40.1,90.5,900.2", "B"],
         ["A", "B", "--point=-40.1,90.5,900.2"],
     ],
 )
@@ -184,7 +183,7 @@ def test_a_point_is_typed_in_any_way(arguments: list[str], typed: Callable[..., 
     [
         ["A", "--voxel", "31,32,33", "B"],
         ["A", "--voxel", "31", "32", "33", "B"],
-        ["A", "B", "--point", "31,32,33", "--voxel"],
+        ["A", "B", "--voxel=(31, 32, 33)"],
     ],
 )
 def test_a_voxel_is_typed_in_any_way(arguments: list[str], typed: Callable[..., Any]) -> None:
@@ -194,7 +193,7 @@ def test_a_voxel_is_typed_in_any_way(arguments: list[str], typed: Callable[..., 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["A", "--point", "1,2,3"], "ctfm locate QUERY.nii.gz --point"),
+        (["A", "--point", "1,2,3"], "target is missing: add --target"),
         (["A", "B"], "no place is given"),
         (["A", "B", "--point", "1,2,3"], "lies outside of"),
         (["A", "B", "--voxel", "31,32,33", "--overlap", "1"], "overlap is 1"),
