@@ -102,3 +102,11 @@ def setting(**values: Any) -> Change:
             setattr(data, keyword, value)
 
     return change
+
+
+def fake_series(folder: Path) -> Path:
+    """What is taken for a series until its headers are read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        (folder / f"image{number}").write_bytes(b"\0" * 128 + b"DICM")
+    return folder

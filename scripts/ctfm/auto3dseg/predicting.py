@@ -18,7 +18,11 @@ from ctfm.auto3dseg.recipe import Recipe
 from ctfm.auto3dseg.results import read_score
 from ctfm.auto3dseg.transforms import OnOwnGridd
 from ctfm.base.errors import UserError
-from ctfm.imaging.scans import ScanDataset, collate_scans, find_scans, result_name
+from ctfm.base.files import sha256
+from ctfm.imaging.file_names import RESULT_SUFFIX
+from ctfm.imaging.listing import find_scans, result_name
+from ctfm.imaging.provenance import Provenance, unfinished
+from ctfm.imaging.scans import ScanDataset, collate_scans
 from ctfm.imaging.transforms import MapClassesd
 from ctfm.inference.evaluators import ScanEvaluator
 from ctfm.inference.saving import SaveSegmentationd
@@ -34,7 +38,7 @@ def infer(
     out: str,
     overlap: float | None = None,
     input_check: str | None = None,
-    overwrite: bool = True,
+    overwrite: bool = False,
     preview: bool = True,
     amp: bool = True,
 ) -> str:
@@ -48,7 +52,7 @@ def infer(
         overlap: of neighbouring windows; None: that of the checkpoint.
         input_check: "error", "warn" or "off": whether scans must look like CT; None: the
             checkpoint's.
-        overwrite: False leaves out scans whose result is there.
+        overwrite: do finished scans again.
         preview: write pictures.
         amp: compute in the fast number format of the device.
 
@@ -61,12 +65,22 @@ def infer(
     if not inputs:
         raise UserError("no input is given: add files, folders or patterns after the work dir")
     device = device_of(0)
-    networks, recipe = _folds(Path(work_dir).expanduser(), device)
+    folds = trained_folds(Path(work_dir).expanduser())
+    networks, recipe = _networks(folds, device)
     changed = {"overlap": overlap, "input_check": input_check}
     given = {key: value for key, value in changed.items() if value is not None}
     recipe = Recipe.of({**asdict(recipe), **given})
     image = Compose(image_transforms(recipe))
-    rows = find_scans(list(inputs), output_dir=out, overwrite=overwrite)
+    provenance = _provenance(folds, recipe, amp, preview)
+    last = f"_{_file_part(recipe.class_names[-1])}" if recipe.sigmoid else ""
+    rows = unfinished(
+        find_scans(list(inputs), output_dir=out),
+        provenance,
+        out,
+        overwrite,
+        result_suffix=f"{last}{RESULT_SUFFIX}",
+        record_suffix=f"{last}_seg.json",
+    )
     loader = DataLoader(ScanDataset(rows, image), batch_size=1, collate_fn=collate_scans)
     ScanEvaluator(
         device=device,
@@ -74,7 +88,10 @@ def infer(
         network=MeanProbabilities(networks, recipe.sigmoid),
         inferer=inferer(recipe, amp),
         postprocessing=Compose(
-            [OnOwnGridd("pred", image, recipe.sigmoid), SaveClassesd(recipe, out, preview)]
+            [
+                OnOwnGridd("pred", image, recipe.sigmoid),
+                SaveClassesd(recipe, out, preview, provenance),
+            ]
         ),
         amp=False,
     ).run()
@@ -113,9 +130,9 @@ def _score(folder: Path) -> float:
         return -1.0
 
 
-def _folds(work_dir: Path, device: Any) -> tuple[list[Any], Recipe]:
-    """Networks of all trained folds, and the recipe that they have in common."""
-    paths = [checkpoint_of(folder) for folder in trained_folds(work_dir)]
+def _networks(folds: Sequence[Path], device: Any) -> tuple[list[Any], Recipe]:
+    """Networks of trained folds, and the recipe that they have in common."""
+    paths = [checkpoint_of(folder) for folder in folds]
     found = [loaded(path, device) for path in paths]
     first = found[0][1]
     for path, (_, recipe) in zip(paths, found, strict=True):
@@ -128,6 +145,17 @@ def _folds(work_dir: Path, device: Any) -> tuple[list[Any], Recipe]:
     return [network for network, _ in found], first
 
 
+def _provenance(folds: Sequence[Path], recipe: Recipe, amp: bool, preview: bool) -> Provenance:
+    weights = [sha256(checkpoint_of(folder)) for folder in folds]
+    settings = {"folds": weights, "overlap": recipe.overlap, "amp": amp}
+    return Provenance(settings=settings, outputs={"preview": preview})
+
+
+def _file_part(name: str) -> str:
+    """A class's name in a file's name."""
+    return name.replace(" ", "_")
+
+
 class SaveClassesd(MapTransform):
     """Write class numbers as the label values that they stand for; overlapping classes apart.
 
@@ -135,13 +163,21 @@ class SaveClassesd(MapTransform):
         recipe: names and values of the classes.
         output_dir: made where it does not exist.
         preview: write pictures.
+        provenance: what makes the results, which record it.
     """
 
-    def __init__(self, recipe: Recipe, output_dir: str, preview: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        output_dir: str,
+        preview: bool,
+        provenance: Provenance | None = None,
+    ) -> None:
         super().__init__("pred")
         self.recipe = recipe
         self.output_dir = output_dir
         self.preview = preview
+        self.provenance = provenance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the data pass through unchanged."""
@@ -153,9 +189,11 @@ class SaveClassesd(MapTransform):
             return dict(data)
         base = result_name(data, "image")
         for name, mask in zip(names, data["pred"], strict=True):
-            single = {**data, "pred": mask[None], "name": f"{base}_{name.replace(' ', '_')}"}
+            single = {**data, "pred": mask[None], "name": f"{base}_{_file_part(name)}"}
             self._save(single, {1: name})
         return dict(data)
 
     def _save(self, data: Mapping[Hashable, Any], names: Mapping[int, str]) -> None:
-        SaveSegmentationd("pred", self.output_dir, names, self.preview)(data)
+        SaveSegmentationd("pred", self.output_dir, names, self.preview, provenance=self.provenance)(
+            data
+        )

@@ -21,7 +21,7 @@ from ctfm.base.errors import UserError
 from ctfm.evaluation.class_scores import ClassScore, segmentation_scores
 from ctfm.evaluation.metrics import format_table, summarise, write_report
 from ctfm.imaging.grids import spacing_of
-from ctfm.imaging.scans import stem
+from ctfm.imaging.listing import stem
 
 __all__ = ["CaseScores", "evaluate"]
 

@@ -6,13 +6,13 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctfm.base.errors import UserError
 
-__all__ = ["atomic_path", "run_folder", "sha256"]
+__all__ = ["atomic_path", "run_folder", "sha256", "walk_folders"]
 
 #: Seconds after which a temporary file is taken for one that a killed process left.
 ABANDONED = 3600
@@ -72,6 +72,34 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def walk_folders(
+    root: str | os.PathLike[str], closed: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, sorted, hidden ones left out; linked folders are followed.
+
+    A folder that several paths lead to, or that holds a link to a folder above it, comes once, by
+    the path without a link where there is one.
+
+    Args:
+        root: where to begin.
+        closed: called for each folder that cannot be looked into; None: they are passed over.
+
+    Yields:
+        A folder, by the path that leads to it, and the names of the files in it.
+    """
+    seen = set()
+    for name, subfolders, files in os.walk(root, onerror=closed, followlinks=True):
+        folder = Path(name)
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders[:] = []
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        shown = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = sorted(shown, key=lambda name: ((folder / name).is_symlink(), name))
+        yield folder, sorted(files)
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:

@@ -25,7 +25,7 @@ def infer(
     out: str,
     overlap: float | None = None,
     input_check: Literal["error", "warn", "off"] | None = None,
-    overwrite: bool = True,
+    overwrite: bool = False,
     preview: bool = True,
     amp: bool = True,
 ) -> None:

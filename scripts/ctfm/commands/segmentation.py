@@ -18,7 +18,7 @@ def segment(
     low_res: bool = False,
     statistics: bool | None = None,
     preview: bool | None = None,
-    dicom_seg: bool | None = None,
+    dicom_seg: bool | Literal["labelmap", "binary"] | None = None,
     confidence: bool | None = None,
     embed: bool | None = None,
     bundle: str | None = None,

@@ -15,6 +15,8 @@ from ctfm.base.errors import UserError, one_line
 from ctfm.base.optional import require
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.table import EmbeddingTable
+from ctfm.imaging.listing import REFUSED
+from ctfm.imaging.provenance import Provenance
 
 __all__ = ["RayPool"]
 
@@ -38,6 +40,7 @@ class RayPool:
         on_failure: "error": scans that failed end in one line and a non-zero exit, once all others
             are done; "warn": they are told.
         progress: show a bar, on a terminal.
+        provenance: what makes the rows.
 
     Raises:
         UserError: ray is missing, or `workers` makes no sense.
@@ -54,14 +57,26 @@ class RayPool:
         input_check: str = "error",
         on_failure: str = "error",
         progress: bool = True,
+        provenance: Provenance | None = None,
     ) -> None:
         self.ray = require("ray", purpose="embed scans on a cluster", extra="ray")
         self.data = require("ray.data", purpose="embed scans on a cluster", extra="ray")
         if workers is not None and (not isinstance(workers, int) or workers < 1):
             raise UserError(f"workers is {workers!r}: give a number from 1, or null")
-        self.rows = [{"image": str(row["image"]), "name": str(row["name"])} for row in scans]
+        self.rows = [
+            {"image": str(row["image"]), "name": str(row["name"])}
+            for row in scans
+            if REFUSED not in row
+        ]
+        self.refused = [f"{row['image']}: {row[REFUSED]}" for row in scans if REFUSED in row]
         self.make = partial(
-            _Worker, checkpoint, dict(recipe), output_dir, sw_batch_size, input_check
+            _Worker,
+            checkpoint,
+            dict(recipe),
+            output_dir,
+            sw_batch_size,
+            input_check,
+            provenance,
         )
         self.workers, self.on_failure, self.progress = workers, on_failure, progress
 
@@ -71,28 +86,38 @@ class RayPool:
         Raises:
             UserError: scans failed.
         """
-        if not self.rows:
+        if not self.rows and not self.refused:
             logger.info("nothing is left to embed")
             return
+        failures = [*self.refused, *self._embed()]
+        total = len(self.rows) + len(self.refused)
+        logger.info("%d scans embedded, %d failed", total - len(failures), len(failures))
+        if not failures:
+            return
+        told = f"{len(failures)} of {total} scans failed (first: {failures[0]})"
+        if self.on_failure == "error":
+            raise UserError(f"{told}; the others are written")
+        logger.warning("%s", told)
+
+    def _embed(self) -> list[str]:
+        """Embed all scans; what was wrong with those that failed."""
+        if not self.rows:
+            return []
         self._start()
         there = self.ray.cluster_resources()
         gpus = int(there.get("GPU", 0))
         count = self.workers or gpus or int(there.get("CPU", 1))
         done = self.data.from_items(self.rows, override_num_blocks=len(self.rows)).map_batches(
-            _Pooled, fn_constructor_args=(self.make,), batch_size=1, num_gpus=1 if gpus else None,
+            _Pooled,
+            fn_constructor_args=(self.make,),
+            batch_size=1,
+            num_gpus=1 if gpus else None,
             compute=self.data.ActorPoolStrategy(size=min(count, len(self.rows))),
-        )  # fmt: skip
+        )
         bar = tqdm(
             done.iter_rows(), "scans", len(self.rows), disable=None if self.progress else True
         )
-        failures = [row["failure"] for row in bar if row["failure"]]
-        logger.info("%d scans embedded, %d failed", len(self.rows) - len(failures), len(failures))
-        if not failures:
-            return
-        told = f"{len(failures)} of {len(self.rows)} scans failed (first: {failures[0]})"
-        if self.on_failure == "error":
-            raise UserError(f"{told}; the others are written")
-        logger.warning("%s", told)
+        return [str(row["failure"]) for row in bar if row["failure"]]
 
     def _start(self) -> None:
         """Join the cluster of ``RAY_ADDRESS``, or start one on this machine, which tells nobody."""
@@ -130,12 +155,15 @@ class _Worker:
         output_dir: str,
         sw_batch_size: int,
         input_check: str,
+        provenance: Provenance | None,
     ) -> None:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # one worker for each core
         self.input_check = input_check
         self.embedder = Embedder.load(checkpoint, recipe, sw_batch_size=sw_batch_size)
-        self.table = EmbeddingTable(output_dir, self.embedder.network, recipe)
+        self.table = EmbeddingTable(
+            output_dir, self.embedder.network, recipe, provenance=provenance
+        )
         self.table.start()
 
     def embed(self, name: str, path: str) -> str:

@@ -17,11 +17,11 @@ from ctfm import __version__
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.optional import require
-from ctfm.base.options import is_on
 from ctfm.base.types import Array
 from ctfm.embedding.recipes import POOLINGS, check_recipe
 from ctfm.embedding.windows import WindowGrid
-from ctfm.imaging.scans import result_name
+from ctfm.imaging.listing import result_name
+from ctfm.imaging.provenance import MADE_BY, Provenance, select
 from ctfm.weights.audit import fingerprint
 
 __all__ = ["EmbeddingTable", "without_embeddings"]
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 #: readers of Parquet folders leave out for its "_".
 TABLE = "embeddings.parquet"
 DESCRIPTION = "_made_with.json"
+#: Key of the header of each file.
+HEADER = b"ctfm"
 
 
 class EmbeddingTable:
@@ -51,6 +53,7 @@ class EmbeddingTable:
         recipe: what decides the embeddings: "patch", "spacing", "overlap", "pooling" (a key of
             `POOLINGS`), and whatever else belongs to it, as JSON has it.
         image_key: item with the preprocessed scan, whose affine places the windows.
+        provenance: what makes the rows, which the header of each file records.
 
     Raises:
         UserError: pyarrow is missing, or the recipe lacks something.
@@ -58,7 +61,7 @@ class EmbeddingTable:
 
     def __init__(
         self, output_dir: str, network: nn.Module, recipe: Mapping[str, Any],
-        image_key: str = "image",
+        image_key: str = "image", provenance: Provenance | None = None,
     ) -> None:  # fmt: skip
         self.arrow = require("pyarrow", purpose="write embeddings", extra="embeddings")
         self.parquet = require("pyarrow.parquet", purpose="write embeddings", extra="embeddings")
@@ -66,6 +69,7 @@ class EmbeddingTable:
         self.network = network
         self.recipe = check_recipe(recipe)
         self.image_key = image_key
+        self.provenance = Provenance() if provenance is None else provenance
         self.description: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -109,7 +113,9 @@ class EmbeddingTable:
         embeddings, centres = self._patches(data[self.image_key], data["pred"])
         path = table_file(self.output_dir, name)
         with atomic_path(path) as temporary:
-            table = self._table(name, embeddings, centres)
+            source = data[self.image_key].meta.get("filename_or_obj")
+            made_by = None if source is None else self.provenance.of(str(source))
+            table = self._table(name, embeddings, centres, made_by)
             self.parquet.write_table(table, temporary, compression="zstd")
         logger.info("%s: %d patches -> %s", name, len(embeddings), path)
         return {**data, "found": {"patches": len(embeddings)}}
@@ -130,7 +136,7 @@ class EmbeddingTable:
         kept = np.isfinite(rows[:, 0])
         return rows[kept], grid.centres(image.affine.cpu().numpy())[kept]
 
-    def _table(self, name: str, embeddings: Array, centres: Array) -> Any:
+    def _table(self, name: str, embeddings: Array, centres: Array, made_by: Any) -> Any:
         """Arrow table: the scan's row, then its patches'."""
         pooled = POOLINGS[self.recipe["pooling"]](embeddings.astype(np.float64), axis=0)
         rows = np.concatenate([pooled[None], embeddings]).astype(np.float32)
@@ -145,7 +151,7 @@ class EmbeddingTable:
             "patch": self._lists([self.recipe["patch"]] * number, np.int32),
             "embedding": self._lists(rows, np.float32),
         }
-        metadata = {"ctfm": json.dumps(self.description)}
+        metadata = {HEADER: json.dumps({**self.description, MADE_BY: made_by})}
         return arrow.table(columns).replace_schema_metadata(metadata)
 
     def _lists(self, rows: Any, dtype: Any) -> Any:
@@ -186,18 +192,35 @@ def table_file(output_dir: Path, name: str) -> Path:
 
 
 def without_embeddings(
-    scans: Sequence[dict[str, Any]], output_dir: str, overwrite: bool = True
+    scans: Sequence[dict[str, Any]],
+    output_dir: str,
+    provenance: Provenance | None = None,
+    overwrite: bool = False,
 ) -> list[dict[str, Any]]:
     """The scans that are still to be embedded: a `_target_` for configs.
 
     Args:
-        scans: rows of `ctfm.imaging.scans.find_scans`.
+        scans: rows of `ctfm.imaging.find_scans`.
         output_dir: as for `EmbeddingTable`.
-        overwrite: True: all of them.
-
-    Raises:
-        UserError: `overwrite` is neither true nor false.
+        provenance: of the run; see `ctfm.imaging.provenance.select`.
+        overwrite: all of them.
     """
-    if is_on("overwrite", overwrite):
-        return list(scans)
-    return [row for row in scans if not table_file(Path(output_dir), row["name"]).exists()]
+    folder = Path(output_dir)
+
+    def look(name: str) -> tuple[Path, dict[str, Any] | None]:
+        file = table_file(folder, name)
+        return file, _header(file).get(MADE_BY)
+
+    return select(scans, provenance or Provenance(), look, overwrite)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What the header of a scan's table says; nothing where it cannot be read."""
+    if not file.is_file():
+        return {}
+    parquet = require("pyarrow.parquet", purpose="read embeddings", extra="embeddings")
+    try:
+        header = json.loads(parquet.read_schema(file).metadata[HEADER])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return header if isinstance(header, dict) else {}

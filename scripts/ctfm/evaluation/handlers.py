@@ -21,7 +21,7 @@ from ctfm.evaluation.metrics import (
     write_report,
 )
 from ctfm.imaging.grids import spacing_of
-from ctfm.imaging.scans import result_name
+from ctfm.imaging.listing import result_name
 
 __all__ = ["LesionReport", "SegmentationReport"]
 

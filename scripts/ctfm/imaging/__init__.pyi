@@ -2,11 +2,13 @@ from .checks.ct import check_ct as check_ct
 from .dicom.headers import find_series as find_series
 from .dicom.headers import is_series as is_series
 from .dicom.headers import series_files as series_files
+from .listing import find_scans as find_scans
+from .provenance import Provenance as Provenance
+from .provenance import unfinished as unfinished
 from .reslice import Taps as Taps
 from .reslice import on_grid as on_grid
 from .scans import ScanDataset as ScanDataset
 from .scans import collate_scans as collate_scans
-from .scans import find_scans as find_scans
 from .scans import read_scan as read_scan
 from .transforms import LoadScand as LoadScand
 from .transforms import MapClassesd as MapClassesd

@@ -7,7 +7,7 @@ so slice by slice one slice's memory is used again and again, and what is needed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -21,9 +21,12 @@ from isal import igzip
 
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
+from ctfm.imaging.grids import farthest_corner_mm
 
 __all__ = [
+    "CONFLICT",
     "NiftiVolume",
+    "header_conflict",
     "open_nifti",
     "open_stream",
     "opened_image",
@@ -34,6 +37,10 @@ __all__ = [
 
 #: Bytes read at once of what is only checked.
 BLOCK = 1 << 20
+#: Key of a volume's meta data: what `header_conflict` says of its file.
+CONFLICT = "header_conflict"
+#: Two statements of a header differ where voxels move by more than this share of their size.
+TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class NiftiVolume:
         affine: (4, 4), voxel index to RAS+ in mm.
         codes: qform and sform code.
         offset: byte of the first voxel.
+        conflict: what `header_conflict` says.
     """
 
     path: Path
@@ -59,6 +67,7 @@ class NiftiVolume:
     affine: Array
     codes: dict[str, int]
     offset: int
+    conflict: str = ""
 
     def pick(self, indices: Sequence[Array]) -> Array:
         """The stored numbers at the crossings of some indices.
@@ -172,7 +181,43 @@ def open_nifti(path: Path) -> NiftiVolume:
         affine=np.asarray(image.affine, dtype=float),
         codes={name: int(header[name]) for name in ("qform_code", "sform_code")},
         offset=int(proxy.offset),
+        conflict=header_conflict(header),
     )
+
+
+def header_conflict(header: Any) -> str:
+    """What a NIfTI header says twice and differently about its grid; empty: nothing that matters.
+
+    The affine is nibabel's: the sform, where its code is above 0; else the qform, which takes its
+    voxel sizes from pixdim. MONAI's reader puts such headers right by guessing, which mirrors a
+    body or scales it.
+
+    Args:
+        header: of a nibabel image.
+    """
+    if int(header["sform_code"]) <= 0:
+        return ""
+    sform, sizes = header.get_sform(), np.asarray(header.get_zooms()[:3], dtype=float)
+    norms = np.linalg.norm(sform[:3, :3], axis=0)
+    if np.any(np.abs(norms - sizes) > TOLERANCE * norms):
+        return (
+            f"its header says twice how large voxels are: {_sizes(norms)} mm (sform, taken) and "
+            f"{_sizes(sizes)} mm (pixdim); correct it if the first is wrong"
+        )
+    if int(header["qform_code"]) <= 0:
+        return ""
+    shape = tuple(int(n) for n in header["dim"][1:4])
+    apart = farthest_corner_mm(shape, sform, header.get_qform())
+    if apart > max(TOLERANCE * norms.min(), 1e-3 * float(np.linalg.norm(norms * shape))):
+        return (
+            f"its header says twice where it lies, up to {apart:.3g} mm apart: the sform is taken, "
+            "not the qform; correct it if that is wrong"
+        )
+    return ""
+
+
+def _sizes(millimetres: Array) -> str:
+    return " x ".join(f"{one:.4g}" for one in millimetres)
 
 
 def _fill(file: Any, memory: Array) -> None:
@@ -186,7 +231,11 @@ def _fill(file: Any, memory: Array) -> None:
 
 
 def write_nifti(
-    values: Array, affine: Array, path: str | PathLike[str], intent: tuple[str, str] | None = None
+    values: Array,
+    affine: Array,
+    path: str | PathLike[str],
+    intent: tuple[str, str] | None = None,
+    ready: Callable[[], object] | None = None,
 ) -> None:
     """Write a volume in mm with its orientation stated; the same volume gives the same bytes.
 
@@ -195,6 +244,7 @@ def write_nifti(
         affine: (4, 4), voxel to RAS+ in mm.
         path: ends in .nii.gz or .nii.
         intent: what the values are, as a NIfTI intent and its name.
+        ready: called once all bytes are on disk, before the file appears.
 
     Raises:
         UserError: it cannot be written.
@@ -205,10 +255,12 @@ def write_nifti(
         image.header.set_intent(intent[0], name=intent[1])
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    write_image(image, path)
+    write_image(image, path, ready)
 
 
-def write_image(image: nib.Nifti1Image, path: str | PathLike[str]) -> None:
+def write_image(
+    image: nib.Nifti1Image, path: str | PathLike[str], ready: Callable[[], object] | None = None
+) -> None:
     """Write an image with the header that it has; the file appears whole or not at all.
 
     ISA-L takes a sixth of the time that nibabel's zlib does, and less space (label maps of 38 and
@@ -217,14 +269,18 @@ def write_image(image: nib.Nifti1Image, path: str | PathLike[str]) -> None:
     Args:
         image: with its voxels.
         path: ends in .nii.gz, which is compressed, or .nii.
+        ready: called once all bytes are on disk, before the file appears.
 
     Raises:
         UserError: it cannot be written.
     """
     options: dict[str, Any] = {"filename": "", "mode": "wb", "compresslevel": 1, "mtime": 0}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        if not _is_compressed(path):
-            image.to_stream(file)
-            return
-        with igzip.IGzipFile(fileobj=file, **options) as stream:  # type: ignore[no-untyped-call]
-            image.to_stream(stream)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            if _is_compressed(path):
+                with igzip.IGzipFile(fileobj=file, **options) as stream:  # type: ignore[no-untyped-call]
+                    image.to_stream(stream)
+            else:
+                image.to_stream(file)
+        if ready is not None:
+            ready()

@@ -1,12 +1,9 @@
-"""Scans as users bring them: which files, are they CT, and going on when one is not."""
+"""Scans as users bring them: reading any format, and going on when one is not readable."""
 
 from __future__ import annotations
 
-import glob
 import logging
-import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,132 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import Dataset, ITKReader, MetaTensor, NibabelReader
-from monai.data.utils import correct_nifti_header_if_necessary, list_data_collate
+from monai.data.utils import list_data_collate
 from monai.transforms import EnsureChannelFirst
 
 from ctfm.base.errors import UserError, one_line
-from ctfm.base.options import is_on
-from ctfm.imaging.dicom.headers import find_series, is_series, looks_like_dicom
+from ctfm.imaging.dicom.headers import is_series
 from ctfm.imaging.dicom.reading import read_series
-from ctfm.imaging.file_names import RESULT_SUFFIX, SUFFIXES, is_nifti
-from ctfm.imaging.nifti import opened_image
+from ctfm.imaging.file_names import FORMATS, SUFFIXES, is_nifti
+from ctfm.imaging.listing import REFUSED, refuse_single_dicom
+from ctfm.imaging.nifti import CONFLICT, header_conflict, opened_image
 
 __all__ = [
     "Failure",
     "ScanDataset",
     "check_file",
     "collate_scans",
-    "find_scans",
-    "result_name",
 ]
 
 logger = logging.getLogger(__name__)
-
-FORMATS = f"{', '.join(SUFFIXES)}, and folders with a DICOM series"
-
-
-def find_scans(
-    source: str | Sequence[str],
-    key: str = "image",
-    output_dir: str | None = None,
-    overwrite: bool = True,
-    result_suffix: str = RESULT_SUFFIX,
-) -> list[dict[str, str]]:
-    """List the scans that a file, a glob pattern or a folder (with its subfolders) names.
-
-    A folder that holds DICOM files is one scan.
-
-    Args:
-        source: path or pattern, or a list of them.
-        key: name of the item in each row.
-        output_dir: folder of the results; what lies there is not taken for input.
-        overwrite: False leaves out the scans whose result is there, so that a run over a folder
-            that was stopped goes on.
-        result_suffix: what a result is called after NAME.
-
-    Returns:
-        One ``{key: path, "name": NAME}`` a scan, sorted, without repetitions. NAME is the file's
-        without suffix, or the whole name of a DICOM folder, below the subfolders that the scans
-        do not share.
-
-    Raises:
-        UserError: nothing is there, the folder holds no scan, all lie in `output_dir`, a single
-            DICOM file is named, or `overwrite` is neither true nor false.
-    """
-    sources = [source] if isinstance(source, str) else list(source)
-    paths = sorted({str(path) for one in sources for path in _expand(str(one))})
-    results = Path(output_dir).resolve() if output_dir is not None else None
-    if results is not None:
-        outside = [p for p in paths if not Path(p).resolve().is_relative_to(results)]
-        if paths and not outside:
-            raise UserError(f"{results}: the scans lie in the output folder: choose another one")
-        paths = outside
-    names = _result_names(paths)
-    if results is not None and not is_on("overwrite", overwrite):
-        paths = [p for p in paths if not (results / f"{names[p]}{result_suffix}").exists()]
-    return [{key: path, "name": names[path]} for path in paths]
-
-
-def _result_names(paths: Sequence[str]) -> dict[str, str]:
-    """Name each result after its scan and the subfolders that tell the scans apart."""
-    folders = [Path(path).absolute().parent for path in paths]
-    root = Path(os.path.commonpath(folders)) if folders else Path()
-    stems = {p: str(f.relative_to(root) / stem(p)) for p, f in zip(paths, folders, strict=True)}
-    counts = Counter(stems.values())
-    return {
-        path: name if counts[name] == 1 else str(Path(name).with_name(Path(path).name))
-        for path, name in stems.items()
-    }
-
-
-def stem(path: str) -> str:
-    """File name without the suffix of its format (``.nii.gz`` is one), or the folder's name."""
-    name = Path(path).name
-    if Path(path).is_dir():
-        return name
-    suffix = next(
-        (s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), ""
-    )
-    return name[: len(name) - len(suffix)] or name
-
-
-def result_name(row: Any, image_key: str) -> str:
-    """What results of this row are called: as `find_scans` named it, or after its file."""
-    return str(row.get("name") or stem(str(row[image_key].meta["filename_or_obj"])))
-
-
-def _expand(source: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if not source:
-        raise UserError("no input is given: pass --input FILE, FOLDER or 'PATTERN*.nii.gz'")
-    if path.is_dir():
-        return _search(path)
-    found = [path] if path.exists() else [Path(p) for p in glob.glob(str(path), recursive=True)]
-    if not found:
-        raise UserError(f"{path}: no such file, folder or pattern: check the path")
-    for one in sorted(found):
-        _refuse_single_dicom(one)
-    return found
-
-
-def _search(folder: Path) -> list[Path]:
-    """Every file of a format that is read, and every DICOM series, at or below a folder."""
-    if folder.name in ("", ".."):  # as in "." and "..": a series is called as its folder is
-        folder = folder.resolve()
-    found = [*filter(_is_scan, folder.rglob("*")), *find_series(folder)]
-    if not found:
-        raise UserError(f"{folder}: no scan in this folder: looked for {FORMATS}")
-    return found
-
-
-def _refuse_single_dicom(path: Path) -> None:
-    if path.is_file() and not path.name.lower().endswith(SUFFIXES) and looks_like_dicom(path):
-        raise UserError(f"{path}: one DICOM file, not a scan: give the folder {path.parent}")
-
-
-def _is_scan(path: Path) -> bool:
-    name = path.name.lower()
-    return path.is_file() and name.endswith(SUFFIXES) and not name.startswith(".")
 
 
 def check_file(path: str) -> None:
@@ -156,7 +45,7 @@ def check_file(path: str) -> None:
         raise UserError(f"{path}: no such file: check the path")
     if file.is_dir() and not is_series(file):
         raise UserError(f"{path}: no DICOM series in this folder: give the folder of one or a file")
-    _refuse_single_dicom(file)
+    refuse_single_dicom(file)
     if file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty: export or download it again")
     if file.is_file() and not file.name.lower().endswith(SUFFIXES):
@@ -172,14 +61,17 @@ def read_scan(path: str) -> MetaTensor:
         path: file, or folder with a DICOM series.
 
     Returns:
-        (1, X, Y, Z), float32, axes as stored, with the affine to RAS+ in mm.
+        (1, X, Y, Z), float32, axes as stored, with the affine to RAS+ in mm. The meta data's
+        `CONFLICT` is what a NIfTI header says twice and differently.
 
     Raises:
         UserError: the scan is missing, damaged, or of another format.
     """
     check_file(path)
     if Path(path).is_dir():
-        return read_series(path)
+        series = read_series(path)
+        series.meta[CONFLICT] = ""
+        return series
     try:
         array, meta = _read_nifti(path) if is_nifti(path) else _read_by_itk(path)
     except Exception as error:
@@ -189,6 +81,7 @@ def read_scan(path: str) -> MetaTensor:
             "or not an image; export or download it again"
         ) from error
     meta["filename_or_obj"] = path
+    meta.setdefault(CONFLICT, "")
     # files hold X first; reversed, the array is contiguous, so that MONAI does not reorder it
     stored = np.asarray(array, dtype=np.float32).T
     image = MetaTensor.ensure_torch_and_prune_meta(stored, meta)
@@ -196,11 +89,12 @@ def read_scan(path: str) -> MetaTensor:
 
 
 def _read_nifti(path: str) -> tuple[Any, dict[str, Any]]:
-    """Voxels and meta data as MONAI has them, a header that contradicts itself set right."""
+    """Voxels and meta data as MONAI has them, with nibabel's affine."""
     reader = NibabelReader()
     reader.filenames = (path,)
     with opened_image(path) as image:
-        array, meta = reader.get_data(correct_nifti_header_if_necessary(image))
+        array, meta = reader.get_data(image)
+        meta[CONFLICT] = header_conflict(image.header)
     return array, meta
 
 
@@ -259,11 +153,14 @@ class ScanDataset(Dataset):
         """
         if not isinstance(index, int):
             return super().__getitem__(index)
+        row = self.data[index]
+        if REFUSED in row:
+            return Failure(str(row[self.key]), str(row[REFUSED]))
         start = time.perf_counter()
         try:
             return {**self._transform(index), "seconds": time.perf_counter() - start}
         except Exception as error:
-            path = str(self.data[index][self.key])
+            path = str(row[self.key])
             logger.debug("%s", path, exc_info=True)
             return Failure(path, describe(error).removeprefix(f"{path}: "))
 

@@ -16,6 +16,7 @@ from monai.utils import convert_to_dst_type
 from ctfm.base.errors import UserError
 from ctfm.imaging.checks.ct import check_ct, ct_problem
 from ctfm.imaging.checks.findings import inspect_scan
+from ctfm.imaging.nifti import CONFLICT
 from ctfm.imaging.scans import read_scan
 
 __all__ = ["LoadScand", "MapClassesd"]
@@ -53,6 +54,8 @@ class LoadScand(MapTransform):
             path = str(result[key])
             result[key] = read_scan(path)
             problem = check_ct(result[key], path, self.input_check)
+            if not self.inspect and result[key].meta[CONFLICT]:
+                logger.warning("%s: %s", path, result[key].meta[CONFLICT])
             if self.inspect:
                 if self.input_check == "off":
                     problem = ct_problem(result[key])

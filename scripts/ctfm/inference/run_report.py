@@ -6,7 +6,6 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,8 +17,10 @@ from ignite.engine import Events
 
 from ctfm import __version__
 from ctfm.base.errors import UserError
-from ctfm.base.files import atomic_path, sha256
-from ctfm.imaging.scans import Failure, result_name
+from ctfm.base.files import atomic_path
+from ctfm.imaging.listing import result_name
+from ctfm.imaging.provenance import Provenance
+from ctfm.imaging.scans import Failure
 from ctfm.inference.evaluators import FinishedScan, ScanEvaluator
 
 __all__ = ["RunReport", "peak_memory_mib"]
@@ -37,8 +38,7 @@ class RunReport:
 
     Args:
         output_dir: folder of the results.
-        checkpoint: the weights; their sha256 is noted.
-        settings: what else sets the run apart: overlap, classes and the like.
+        provenance: the weights and settings of the run.
         image_key: item that holds the scan.
         name: file name; runs into one folder at the same time need one each.
     """
@@ -46,14 +46,12 @@ class RunReport:
     def __init__(
         self,
         output_dir: str,
-        checkpoint: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        provenance: Provenance | None = None,
         image_key: str = "image",
         name: str = NAME,
     ) -> None:
         self.path = Path(output_dir) / name
-        self.checkpoint = checkpoint
-        self.settings = dict(settings or {})
+        self.provenance = Provenance() if provenance is None else provenance
         self.image_key = image_key
         self.records: dict[str, Record] = {}
         self.run: Record = {}
@@ -78,8 +76,8 @@ class RunReport:
             },
             "device": _device(engine.state.device),
             "threads": torch.get_num_threads(),
-            "checkpoint": _described(self.checkpoint),
-            "settings": self.settings,
+            "checkpoint": self.provenance.weights,
+            "settings": self.provenance.settings,
         }
 
     def _finish(self, scan: FinishedScan | Failure) -> None:
@@ -148,12 +146,6 @@ def _finished(path: Path) -> dict[str, Record]:
         return {}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _described(checkpoint: str | None) -> Record | None:
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return None
-    return {"file": Path(checkpoint).name, "sha256": sha256(Path(checkpoint))}
 
 
 def _device(device: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,25 @@ from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.dicom.segments import check_segmentation, write_segmentation
 from ctfm.imaging.file_names import RESULT_SUFFIX
 from ctfm.imaging.label_maps import count_voxels, present_ids
+from ctfm.imaging.listing import result_name
 from ctfm.imaging.nifti import write_nifti
-from ctfm.imaging.scans import read_scan, result_name
+from ctfm.imaging.provenance import MADE_BY, Provenance
+from ctfm.imaging.scans import read_scan
 from ctfm.inference.label_statistics import ClassStatistics, label_statistics, write_statistics
 from ctfm.pictures.label_map import Color, class_color, preview
 
 __all__ = ["CheckDicomSegd", "SaveSegmentationd"]
 
 logger = logging.getLogger(__name__)
+
+#: What may lie beside a label map, after the name of its scan.
+OTHER_RESULTS = (
+    "_seg.json",
+    "_seg.dcm",
+    "_preview.png",
+    "_statistics.csv",
+    "_statistics.json",
+)
 
 
 class SaveSegmentationd(MapTransform):
@@ -45,6 +57,7 @@ class SaveSegmentationd(MapTransform):
         image_key: the image whose grid the label map must have.
         statistics: write the table; it reads the CT again.
         dicom_seg: write ``NAME_seg.dcm``, as "labelmap" (or True) or as "binary".
+        provenance: what makes the results; ``NAME_seg.json`` records it.
     """
 
     def __init__(
@@ -56,8 +69,10 @@ class SaveSegmentationd(MapTransform):
         image_key: str = "image",
         statistics: bool = False,
         dicom_seg: bool | str = False,
+        provenance: Provenance | None = None,
     ) -> None:
         super().__init__(keys)
+        self.provenance = Provenance() if provenance is None else provenance
         self.output_dir = Path(output_dir)
         self.names = TOTALSEGMENTATOR_V2 if names is None else dict(names)
         self.preview = preview
@@ -77,20 +92,27 @@ class SaveSegmentationd(MapTransform):
             base = self.output_dir / result_name(data, self.image_key)
             affine = np.asarray(meta["original_affine"], dtype=float)
             label = _on_grid(data[key], affine, meta["spatial_shape"], source)
-            confidence = data.get("confidence", {})
-            voxels = count_voxels(label)
-            result["found"] = self._save_names(voxels, affine, base, source, confidence)
-            if self.preview or self.statistics:
-                self._save_more(label, voxels, affine, base, source, confidence)
-            if self.dicom_seg is not None and result["found"]:
-                path, colors = base.with_name(f"{base.name}_seg.dcm"), _Colors()
-                kind = self.dicom_seg
-                write_segmentation(label, source, path, self.names, kind, colors, voxels)
-            # last, because a result that is there counts as finished
+            # last, because a result that is there counts as finished; what an earlier run made
+            # is kept until the new label map is on disk
             path = base.with_name(f"{base.name}{RESULT_SUFFIX}")
-            write_nifti(label, affine, path)
+            beside = partial(self._save_beside, result, label, affine, base, source)
+            write_nifti(label, affine, path, ready=beside)
             logger.info("%s: %d classes -> %s", source, len(result["found"]), path)
         return result
+
+    def _save_beside(
+        self, result: dict[Hashable, Any], label: Array, affine: Array, base: Path, source: str
+    ) -> None:
+        """Write all files but the label map, in place of those of an earlier run."""
+        _remove_results(base)
+        confidence = result.get("confidence", {})
+        voxels = count_voxels(label)
+        result["found"] = self._save_names(voxels, affine, base, source, confidence)
+        if self.preview or self.statistics:
+            self._save_more(label, voxels, affine, base, source, confidence)
+        if self.dicom_seg is not None and result["found"]:
+            path, colors = base.with_name(f"{base.name}_seg.dcm"), _Colors()
+            write_segmentation(label, source, path, self.names, self.dicom_seg, colors, voxels)
 
     def _save_names(
         self, voxels: Array, affine: Array, base: Path, source: str, confidence: Mapping[int, float]
@@ -108,6 +130,7 @@ class SaveSegmentationd(MapTransform):
         }
         document = {
             "source": Path(source).name,
+            MADE_BY: self.provenance.of(source),
             "found": found,
             "labels": {str(i): name for i, name in self.names.items()},
         }
@@ -134,6 +157,12 @@ class SaveSegmentationd(MapTransform):
         if self.preview:
             picture = base.with_name(f"{base.name}_preview.png")
             preview(image, label, affine, self.names, picture, title=base.name, voxels=voxels)
+
+
+def _remove_results(base: Path) -> None:
+    """Remove what an earlier run made of this scan, the label map first: it says what is done."""
+    for suffix in (RESULT_SUFFIX, *OTHER_RESULTS):
+        base.with_name(f"{base.name}{suffix}").unlink(missing_ok=True)
 
 
 class CheckDicomSegd(MapTransform):

@@ -17,8 +17,8 @@ from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.options import PatchOptions
 from ctfm.evaluation.intervals import Estimate, estimate_ratio
 from ctfm.imaging.grids import spacing_of
+from ctfm.imaging.listing import stem
 from ctfm.imaging.reslice import on_grid
-from ctfm.imaging.scans import stem
 from ctfm.pictures.patches import draw_patch
 from ctfm.protocols.occlusion import occlusion
 from ctfm.protocols.options import (

@@ -5,6 +5,7 @@ from .results import CalibrateLogitd as CalibrateLogitd
 from .results import LabelVectord as LabelVectord
 from .results import SaveTriaged as SaveTriaged
 from .results import TriageTable as TriageTable
+from .results import calibration_sha256 as calibration_sha256
 from .saliency import Saliencyd as Saliencyd
 from .validation import CalibrateBest as CalibrateBest
 from .validation import EvaluationReport as EvaluationReport

@@ -29,7 +29,7 @@ from ctfm.imaging.carried import Carried
 from ctfm.imaging.checks.ct import check_finite, check_grid, ct_problem
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.grids import spacing_of
-from ctfm.imaging.nifti import NiftiVolume, open_nifti
+from ctfm.imaging.nifti import CONFLICT, NiftiVolume, open_nifti
 from ctfm.imaging.reslice import Taps
 from ctfm.imaging.scans import check_file, read_scan
 from ctfm.triage.head_checks import MASKED, head_warnings, log_warnings
@@ -66,6 +66,7 @@ class WholeScan:
     codes: dict[str, int]
     slope: float = 1.0
     intercept: float = 0.0
+    conflict: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -151,7 +152,8 @@ def head_volume(
     steps = np.asarray(spacing) / native
     needed, axes = _taps(_moved(scan.shape, change), steps)
     hu = apply_orientation(_picked(scan, path, change, needed), change)
-    found = [] if input_check == "off" else _problems(hu, scan, path, input_check)
+    found = [scan.conflict] if scan.conflict else []
+    found += [] if input_check == "off" else _problems(hu, scan, path, input_check)
     whole = _interpolated(hu, axes)
     if head_check:
         more = head_warnings(whole, spacing, native[0], lambda i: _pixel_differences(hu, axes, i))
@@ -181,7 +183,8 @@ def _whole(path: str) -> WholeScan:
     if scan.shape[0] != 1:
         check_grid(scan, path)  # it refuses them, with the reason
     codes = {k: int(scan.meta[k]) for k in ("qform_code", "sform_code") if k in scan.meta}
-    return WholeScan(scan[0].numpy(), np.asarray(scan.affine, dtype=float), codes)
+    affine = np.asarray(scan.affine, dtype=float)
+    return WholeScan(scan[0].numpy(), affine, codes, conflict=str(scan.meta[CONFLICT]))
 
 
 def _moved(shape: Sequence[int], change: Array) -> list[int]:

@@ -13,15 +13,23 @@ from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from ctfm.base.files import sha256
 from ctfm.base.tables import cell, write_json, write_table
 from ctfm.evaluation.classification.calibration import Calibration, read_calibration
 from ctfm.evaluation.classification.points import OperatingPoint
-from ctfm.imaging.scans import result_name
+from ctfm.imaging.listing import result_name
+from ctfm.imaging.provenance import MADE_BY, Provenance
 from ctfm.triage.head_scans import SOURCE, WARNINGS, HeadWarnings
 
 __all__ = [
-    "RESULT_SUFFIX", "TABLE", "CalibrateLogitd", "LabelVectord", "SaveTriaged", "TriageTable",
+    "RESULT_SUFFIX",
+    "TABLE",
+    "CalibrateLogitd",
+    "LabelVectord",
+    "SaveTriaged",
+    "TriageTable",
     "calibration_beside",
+    "calibration_sha256",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -99,6 +107,11 @@ class CalibrateLogitd(MapTransform):
         return result
 
 
+def calibration_sha256(path: str) -> str | None:
+    """Which calibration decides, for the provenance of results; None: there is none."""
+    return sha256(path) if Path(path).is_file() else None
+
+
 class SaveTriaged(MapTransform):
     """Write what is said about a scan as ``NAME_triage.json``, after `CalibrateLogitd`.
 
@@ -106,12 +119,20 @@ class SaveTriaged(MapTransform):
         keys: the logit (1,).
         output_dir: made where it does not exist.
         image_key: the image, for its name.
+        provenance: what makes the result, which records it.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str, image_key: str = "image") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        image_key: str = "image",
+        provenance: Provenance | None = None,
+    ) -> None:
         super().__init__(keys)
         self.folder = Path(output_dir)
         self.image_key = image_key
+        self.provenance = Provenance() if provenance is None else provenance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file; the data pass through unchanged."""
@@ -120,6 +141,7 @@ class SaveTriaged(MapTransform):
             document = {
                 "name": name,
                 "source": str(data[SOURCE]),
+                MADE_BY: self.provenance.of(str(data[SOURCE])),
                 "probability": data["probability"],
                 "logit": float(torch.as_tensor(data[key]).reshape(())),
                 "calibrated": data["calibrated"],

@@ -19,15 +19,19 @@ from torch import Tensor, nn
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
+from ctfm.imaging.listing import result_name
 from ctfm.imaging.nifti import write_nifti
 from ctfm.imaging.reslice import on_grid
-from ctfm.imaging.scans import read_scan, result_name
+from ctfm.imaging.scans import read_scan
 from ctfm.pictures.saliency_map import draw_saliency
 from ctfm.triage.hu_windows import unstacked
 
 __all__ = ["METHODS", "Saliencyd", "gradient_map", "occlusion_map"]
 
 logger = logging.getLogger(__name__)
+
+#: What a scan's triage leaves, after its name: the result, and the two files of this module.
+RESULTS = ("_triage.json", "_saliency.nii.gz", "_saliency.png")
 
 METHODS = ("gradient", "occlusion")
 #: Of the gradient map, in voxels: single voxels of a gradient mean little.
@@ -79,9 +83,13 @@ class Saliencyd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write both files; the data pass through unchanged."""
-        for key in self.key_iterator(data) if self.method else ():
+        for key in self.key_iterator(data):
             image = data[key]
             base = self.folder / result_name(data, str(key))
+            for suffix in RESULTS:  # what an earlier run made, with other weights perhaps
+                base.with_name(f"{base.name}{suffix}").unlink(missing_ok=True)
+            if not self.method:
+                continue
             found = self._map(image.as_tensor()[None])
             source = str(image.meta["filename_or_obj"])
             affine = np.asarray(image.meta["original_affine"], dtype=float)

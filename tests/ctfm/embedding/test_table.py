@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ctfm.base.errors import UserError
 from ctfm.embedding.table import EmbeddingTable, without_embeddings
 from ctfm.embedding.windows import WindowGrid
+from ctfm.imaging.listing import REFUSED
+from ctfm.imaging.provenance import Provenance
 from ctfm.weights.audit import fingerprint
 
 RECIPE = {"patch": [16, 16, 16], "spacing": [3.0, 1.0, 1.0], "overlap": 0.5, "pooling": "mean"}
@@ -89,7 +91,8 @@ def test_types_and_headers_of_a_file(tmp_path: Path, network: nn.Module) -> None
     assert types["x_mm"] == types["z_mm"] == "double"
     assert file.num_row_groups == 1
     header = json.loads(file.schema_arrow.metadata[b"ctfm"])
-    assert header == {"encoder_sha256": fingerprint(network.state_dict()), "recipe": RECIPE}
+    fingerprints = {"encoder_sha256": fingerprint(network.state_dict()), "recipe": RECIPE}
+    assert header == {**fingerprints, "made_by": None}, "the image came from no file"
     beside = json.loads((tmp_path / "embeddings.parquet" / "_made_with.json").read_text())
     assert beside["recipe"] == RECIPE
 
@@ -120,17 +123,31 @@ def test_no_name_is_lost_to_readers(name: str, tmp_path: Path, network: nn.Modul
     rows = read(tmp_path)
     assert set(rows.scan) == {name}
     assert list(rows.columns)[-1] == "embedding"
-    assert without_embeddings([{"image": "i", "name": name}], str(tmp_path), False) == []
+    (row,) = without_embeddings([{"image": "i", "name": name}], str(tmp_path))
+    assert "does not say which scan it was made of" in row[REFUSED], "it was found"
 
 
 def test_a_stopped_run_goes_on_with_what_is_missing(tmp_path: Path, network: nn.Module) -> None:
-    scans = [{"image": f"{name}.nii", "name": name} for name in ("a", "sub/a", "b")]
-    write(tmp_path, network, state("a"))
-    left = without_embeddings(scans, str(tmp_path), overwrite=False)
-    assert [row["name"] for row in left] == ["sub/a", "b"]
-    assert without_embeddings(scans, str(tmp_path)) == scans
-    write(tmp_path, network, state("sub/a"), state("b"))
-    assert set(read(tmp_path).scan) == {"a", "sub/a", "b"}
+    scans = [{"image": str(tmp_path / f"{name}.nii"), "name": name} for name in ("a", "s/a", "b")]
+    engines = []
+    for row in scans:
+        Path(row["image"]).parent.mkdir(exist_ok=True)
+        Path(row["image"]).touch()
+        engines.append(state(row["name"]))
+        engines[-1].state.batch[0]["image"].meta["filename_or_obj"] = row["image"]
+    out = tmp_path / "out"
+    write(out, network, engines[0])
+    left = without_embeddings(scans, str(out))
+    assert [row["name"] for row in left] == ["s/a", "b"]
+    assert without_embeddings(scans, str(out), overwrite=True) == scans
+    other = Provenance(settings={"patch": 16})
+    assert len(without_embeddings(scans, str(out), other)) == 3, "of other settings: again"
+    write(out, network, *engines[1:])
+    assert set(read(out).scan) == {"a", "s/a", "b"}
+    assert without_embeddings(scans, str(out)) == []
+    elsewhere = [{"image": str(tmp_path / "other.nii"), "name": "a"}]
+    Path(elsewhere[0]["image"]).write_bytes(b"another scan")
+    assert "was made of another scan" in without_embeddings(elsewhere, str(out))[0][REFUSED]
 
 
 def test_a_write_that_is_cut_off_leaves_no_file(

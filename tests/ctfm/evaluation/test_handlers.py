@@ -22,7 +22,8 @@ from ctfm.base.errors import UserError
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.evaluation.handlers import SegmentationReport
 from ctfm.evaluation.metrics import segmentation_scores, summarise
-from ctfm.imaging.scans import Failure, ScanDataset, collate_scans, find_scans
+from ctfm.imaging.listing import find_scans
+from ctfm.imaging.scans import Failure, ScanDataset, collate_scans
 from ctfm.imaging.transforms import LoadScand
 from ctfm.inference.evaluators import ScanEvaluator
 from ctfm.inference.saving import SaveSegmentationd

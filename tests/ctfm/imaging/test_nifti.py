@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +21,7 @@ from ctfm.datalists.selection import Selection
 from ctfm.evaluation.lesions.folders import score_lesions
 from ctfm.imaging.nifti import open_nifti, opened_image, write_nifti
 from ctfm.imaging.scans import read_scan
+from ctfm.imaging.transforms import LoadScand
 from ctfm.search.viewing.scene import Scene
 from ctfm.triage.head_scans import head_volume
 
@@ -175,3 +178,63 @@ def test_every_reader_refuses_a_changed_byte(
     with pytest.raises(UserError, match="CRC") as refused:
         READERS[reader](bad)
     assert len(str(refused.value).splitlines()) == 1
+
+
+class TestHeadersThatContradictThemselves:
+    """The affine is nibabel's, and what the header says differently elsewhere is reported."""
+
+    LAS = np.diag([-3.0, 3.0, 3.0, 1.0])
+    #: Each column is 3 mm long, the second leans against the first by 30 degrees.
+    SHEARED = np.array(
+        [[3.0, 1.5, 0, 10], [0, 1.5 * np.sqrt(3), 0, 0], [0, 0, 3.0, 0], [0, 0, 0, 1]]
+    )
+
+    def write(self, path: Path, **fields: Any) -> Path:
+        image = nib.Nifti1Image(np.zeros((8, 9, 10), np.int16), np.eye(4))
+        for name in ("sform", "qform"):
+            affine, code = fields.get(name, (None, 0))
+            getattr(image, f"set_{name}")(affine, code)
+        image.header["pixdim"][1:4] = fields.get("pixdim", 3.0)
+        nib.save(image, path)
+        return path
+
+    @pytest.mark.parametrize(
+        ("fields", "affine", "message"),
+        [
+            ({"sform": (LAS, 1), "pixdim": 2.999}, LAS, ""),
+            ({"sform": (LAS, 1), "qform": (LAS, 1)}, LAS, ""),
+            ({"qform": (LAS, 1)}, LAS, ""),
+            ({"sform": (SHEARED, 1)}, SHEARED, ""),
+            (
+                {"sform": (LAS, 1), "pixdim": 1.0},
+                LAS,
+                r"how large voxels are: 3 x 3 x 3 mm \(sform, taken\) and 1 x 1 x 1 mm \(pixdim\)",
+            ),
+            (
+                {"sform": (LAS, 1), "qform": (np.diag([3.0, 3, 3, 1]), 1)},
+                LAS,
+                "where it lies, up to 42 mm apart: the sform is taken",
+            ),
+        ],
+    )
+    def test_each_reader_takes_nibabels_affine(
+        self, fields: dict[str, Any], affine: Array, message: str, tmp_path: Path
+    ) -> None:
+        path = self.write(tmp_path / "ct.nii.gz", **fields)
+        scan, volume = read_scan(str(path)), open_nifti(path)
+        np.testing.assert_allclose(nib.load(path).affine, affine, atol=1e-5)
+        np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
+        np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+        assert scan.meta["header_conflict"] == volume.conflict
+        assert re.search(message, volume.conflict)
+        assert bool(message) == bool(volume.conflict)
+
+    def test_the_input_check_and_training_say_so(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.write(tmp_path / "ct.nii.gz", sform=(self.LAS, 1), pixdim=1.0)
+        row = LoadScand("image", "off", inspect=True)({"image": str(path)})
+        assert row["input_check"].warnings[0].startswith("its header says twice how large")
+        caplog.clear()
+        LoadScand("image", "off")({"image": str(path)})
+        assert f"{path}: its header says twice how large" in caplog.text

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from ctfm.base.errors import UserError
-from ctfm.imaging.scans import Failure, ScanDataset, collate_scans, find_scans, read_scan, stem
+from ctfm.imaging.listing import find_scans
+from ctfm.imaging.scans import Failure, ScanDataset, collate_scans, read_scan
 from ctfm.imaging.transforms import LoadScand
-from dicom_support import write_ct
+from dicom_support import fake_series, write_ct
 from support import make_ct, save
 
 
@@ -175,119 +176,14 @@ def test_real_ct_is_accepted(real_data: Path) -> None:
     assert load(real_data / "ct_torso_3mm.nii.gz").shape == (1, 122, 101, 112)
 
 
-class TestFindScans:
-    def test_folder_is_searched_and_results_are_named_apart(self, tmp_path: Path) -> None:
-        for name in ("s1/ct.nii.gz", "s2/ct.nii.gz", "s2/ct.mha", "s2/notes.txt", "s2/.hidden.nii"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-        rows = find_scans(str(tmp_path))
-        assert [row["name"] for row in rows] == ["s1/ct", "s2/ct.mha", "s2/ct.nii.gz"]
-
-    def test_glob_and_single_file(self, ct: Path) -> None:
-        assert find_scans(str(ct.parent / "*.nii.gz")) == find_scans(str(ct))
-        assert find_scans(str(ct)) == [{"image": str(ct), "name": "ct"}]
-
-    def test_links_are_named_after_themselves(self, ct: Path, tmp_path: Path) -> None:
-        links = tmp_path / "links"
-        links.mkdir()
-        (links / "b.nii.gz").symlink_to(ct)
-        save(make_ct()[0], links / "a.nii.gz")
-        assert [row["name"] for row in find_scans(str(links))] == ["a", "b"]
-
-    def test_results_inside_the_input_are_not_taken_for_input(self, ct: Path) -> None:
-        save(make_ct()[1], ct.parent / "out" / "ct_seg.nii.gz")
-        out = str(ct.parent / "out")
-        assert len(find_scans(str(ct.parent), output_dir=out)) == 1
-        assert find_scans(str(ct.parent), output_dir=out, overwrite=False) == []
-
-    def test_all_of_the_input_in_the_output_folder_is_an_error(self, ct: Path) -> None:
-        with pytest.raises(UserError, match="lie in the output folder: choose another one"):
-            find_scans(str(ct), output_dir=str(ct.parent))
-
-    @pytest.mark.parametrize(("source", "message"), [("nowhere", "no such"), ("", "no input")])
-    def test_nothing_there_is_an_error(self, source: str, message: str) -> None:
-        with pytest.raises(UserError, match=message):
-            find_scans(source)
-
-    def test_empty_folder_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"no scan in this folder.*\.nrrd"):
-            find_scans(str(tmp_path))
-
-
-def fake_series(folder: Path) -> Path:
-    """What is taken for a series until its headers are read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(3):
-        (folder / f"image{number}").write_bytes(b"\0" * 128 + b"DICM")
-    return folder
-
-
-class TestFindSeries:
-    def names(self, source: object, **options: object) -> list[str]:
-        return [row["name"] for row in find_scans(source, **options)]  # type: ignore[arg-type]
-
-    def test_each_series_is_a_scan_beside_loose_files(self, tmp_path: Path) -> None:
-        for name in ("p1/1.2.840.5", "p1/thin.nii", "p2/1.2.840.5", ".hidden/s"):
-            fake_series(tmp_path / name)
-        for name in ("p1/ct.nii.gz", "p1/1.2.840.5/notes.txt"):
-            (tmp_path / name).touch()
-        rows = find_scans(str(tmp_path))
-        assert [row["name"] for row in rows] == [
-            *("p1/1.2.840.5", "p1/ct", "p1/thin.nii"),
-            "p2/1.2.840.5",
-        ]
-        assert rows[0]["image"] == str(tmp_path / "p1" / "1.2.840.5")
-
-    def test_folder_that_is_a_series(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        series = fake_series(tmp_path / "thorax 1.25")
-        expected = [{"image": str(series), "name": "thorax 1.25"}]
-        assert find_scans(str(series)) == find_scans(f"{series}/") == expected
-        monkeypatch.chdir(series)
-        assert find_scans(".") == expected
-        (series / "sub").mkdir()
-        monkeypatch.chdir(series / "sub")
-        assert find_scans("..") == expected
-
-    def test_pattern(self, tmp_path: Path) -> None:
-        for name in ("p1/ct", "p2/ct", "p2/pet"):
-            fake_series(tmp_path / name)
-        assert self.names(str(tmp_path / "*" / "ct")) == ["p1/ct", "p2/ct"]
-        assert self.names(str(tmp_path / "*" / "ct") + "/") == ["p1/ct", "p2/ct"]
-
-    def test_series_and_file_of_one_name(self, tmp_path: Path) -> None:
-        fake_series(tmp_path / "a")
-        (tmp_path / "a.nii.gz").touch()
-        assert self.names(str(tmp_path)) == ["a", "a.nii.gz"]
-
-    @pytest.mark.parametrize("pattern", ["s/image0", "s/image*", "*/*", "s/x.dcm", "DICOMDIR"])
-    def test_single_files_are_refused_in_one_line(self, pattern: str, tmp_path: Path) -> None:
-        series = fake_series(tmp_path / "s")
-        (series / "x.dcm").touch()
-        (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
-        with pytest.raises(UserError, match=r"one DICOM file, not a scan: give the folder /") as e:
-            find_scans(str(tmp_path / pattern))
-        assert str(e.value).endswith(str((tmp_path / pattern).parent).replace("*", "s"))
-
-    def test_results_inside_a_series(self, tmp_path: Path) -> None:
-        series = fake_series(tmp_path / "s")
-        out = series / "out"
-        fake_series(out / "copied")
-        assert self.names(str(series), output_dir=str(out)) == ["s"]
-        (out / "s_seg.nii.gz").touch()
-        assert self.names(str(series), output_dir=str(out), overwrite=False) == []
-
-    def test_names_of_folders_are_whole(self, tmp_path: Path) -> None:
-        assert stem(str(fake_series(tmp_path / "ct.nii.gz"))) == "ct.nii.gz"
-        assert stem("ct.nii.gz") == "ct"
-
-    @pytest.mark.parametrize("package", ["pydicom", "dcm2niix"])
-    def test_a_missing_package_is_named(
-        self, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        series = write_ct(tmp_path / "s", side=12)
-        monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match=rf'{package} is needed to .* "ct-fm-bundles\[dicom\]"'):
-            load(series)
+@pytest.mark.parametrize("package", ["pydicom", "dcm2niix"])
+def test_a_missing_package_is_named(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = write_ct(tmp_path / "s", side=12)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf'{package} is needed to .* "ct-fm-bundles\[dicom\]"'):
+        load(series)
 
 
 def test_a_series_is_read_like_the_file_of_the_same_ct(ct: Path, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from monai.data import DataLoader
 from monai.transforms import Compose, Lambdad
 
 from ctfm.base.errors import UserError
-from ctfm.imaging.scans import ScanDataset, collate_scans, find_scans
+from ctfm.imaging.listing import find_scans
+from ctfm.imaging.provenance import Provenance
+from ctfm.imaging.scans import ScanDataset, collate_scans
 from ctfm.imaging.transforms import LoadScand
 from ctfm.inference.evaluators import ScanEvaluator
 from ctfm.inference.run_report import RunReport
@@ -31,7 +33,7 @@ def run(paths: list[str], out: Path, weights: Path) -> dict:
         batch_size=1,
         collate_fn=collate_scans,
     )
-    report = RunReport(str(out), str(weights), {"overlap": 0.5})
+    report = RunReport(str(out), Provenance(str(weights), {"overlap": 0.5}))
     evaluator = ScanEvaluator(
         device=torch.device("cpu"),
         val_data_loader=loader,

@@ -17,7 +17,8 @@ from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
 from ctfm.contract.classes import TOTALSEGMENTATOR_V2
-from ctfm.imaging.scans import find_scans
+from ctfm.imaging.listing import find_scans
+from ctfm.imaging.provenance import Provenance, unfinished
 from ctfm.imaging.transforms import LoadScand
 from ctfm.inference import saving
 from ctfm.inference.saving import SaveSegmentationd
@@ -114,7 +115,7 @@ class TestSaveSegmentationd:
     def test_scan_is_done_only_when_all_its_files_are_there(
         self, last: str, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """`find_scans` leaves out scans that have a label map when a stopped run goes on."""
+        """`unfinished` leaves out scans that have a label map when a stopped run goes on."""
 
         def stop(*_args: Any, **_kwargs: Any) -> None:
             raise KeyboardInterrupt
@@ -125,9 +126,10 @@ class TestSaveSegmentationd:
             patch.setattr(where, last, stop)
             with pytest.raises(KeyboardInterrupt):
                 SaveSegmentationd("pred", out)(row(scan))
-        assert len(find_scans(str(scan.parent), output_dir=out, overwrite=False)) == 1
+        rows = find_scans(str(scan.parent))
+        assert unfinished(rows, Provenance(), out) == rows
         SaveSegmentationd("pred", out)(row(scan))
-        assert find_scans(str(scan.parent), output_dir=out, overwrite=False) == []
+        assert unfinished(rows, Provenance(), out) == []
 
     def test_confidence_stands_beside_the_names(self, scan: Path, tmp_path: Path) -> None:
         data = row(scan, confidence={5: 0.98765})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ctfm.base.errors import UserError
+from ctfm.base.files import walk_folders
 from ctfm.datalists.selection import Exclusion, Reason
 from ctfm.imaging.dicom.headers import is_series
 from ctfm.imaging.file_names import SUFFIXES
@@ -67,19 +67,16 @@ def find_candidates(root: Path, pattern: str = "*") -> tuple[list[Candidate], li
 
 
 def _walk(root: Path, closed: list[OSError]) -> Iterator[Candidate]:
-    for place, subfolders, files in os.walk(root, onerror=closed.append):
-        name = PurePosixPath(_name(root, place))
-        subfolders[:] = [folder for folder in subfolders if not folder.startswith(".")]
+    for place, files in walk_folders(root, closed.append):
+        name = PurePosixPath(_name(root, str(place)))
         for file in files:
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 yield Candidate(str(name / file), is_series=False)
-        links = [folder for folder in subfolders if (Path(place) / folder).is_symlink()]
-        for below in (name, *(name / link for link in links)):
-            try:
-                if is_series(root / below):
-                    yield Candidate(str(below), is_series=True)
-            except OSError as error:
-                closed.append(error)
+        try:
+            if is_series(place):
+                yield Candidate(str(name), is_series=True)
+        except OSError as error:
+            closed.append(error)
 
 
 def _name(root: Path, place: str) -> str:

@@ -17,6 +17,7 @@ from ctfm.base.types import Array
 from ctfm.imaging.carried import Carried
 from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.hounsfield import AIR_HU
+from ctfm.imaging.nifti import CONFLICT
 
 __all__ = ["InputCheck", "inspect_scan"]
 
@@ -78,7 +79,9 @@ def inspect_scan(image: Any, problem: str | None) -> InputCheck:
     sample = torch.as_tensor(image)[0, :: steps[0], :: steps[1], :: steps[2]].cpu().numpy()
     sample_affine = affine @ np.diag([*steps, 1.0])
     extent = spacing * np.asarray(shape)
-    found = [*_grid_warnings(spacing, extent), *_value_warnings(sample, problem)]
+    conflict = str(getattr(image, "meta", {}).get(CONFLICT, ""))
+    found = [conflict] if conflict else []
+    found += [*_grid_warnings(spacing, extent), *_value_warnings(sample, problem)]
     if problem is None:
         found += _anatomy_warnings(sample, sample_affine)
     return InputCheck(

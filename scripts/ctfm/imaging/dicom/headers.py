@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ctfm.base.errors import UserError
+from ctfm.base.files import walk_folders
 from ctfm.base.optional import require
 
 __all__ = [
@@ -109,20 +110,13 @@ def find_series(
 ) -> list[Path]:
     """List the folders at and below `root` that hold DICOM files, sorted, hidden ones left out.
 
-    A link to such a folder counts; links are not followed any deeper, since they may lead in a
-    circle.
+    Linked folders are followed.
 
     Args:
         root: where to look.
         closed: called for each folder that cannot be looked into; None: they are passed over.
     """
-    found = []
-    for name, subfolders, _ in os.walk(root, onerror=closed):
-        folder = Path(name)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        links = [folder / name for name in subfolders if (folder / name).is_symlink()]
-        found += [place for place in (folder, *links) if is_series(place)]
-    return sorted(found)
+    return [folder for folder, _ in walk_folders(root, closed) if is_series(folder)]
 
 
 def series_files(folder: str | os.PathLike[str]) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from ctfm.base.errors import UserError
 from ctfm.base.files import sha256
 from ctfm.datalists.datalist import PARTS
-from ctfm.imaging.scans import find_scans
+from ctfm.imaging.listing import find_scans
 from ctfm.loading.store.index import Entry
 from ctfm.loading.store.recipe import StoreRecipe
 

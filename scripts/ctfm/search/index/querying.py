@@ -12,7 +12,7 @@ from ctfm.base.errors import UserError
 from ctfm.base.tables import align, write_json, write_records
 from ctfm.base.types import Array
 from ctfm.imaging.grids import voxels_to_mm
-from ctfm.imaging.scans import find_scans
+from ctfm.imaging.listing import find_scans
 from ctfm.pictures.sheet import Tile, draw_sheet
 from ctfm.search.index.index import AXES, Index, quoted
 from ctfm.search.index.searching import Hit, Searcher, load_encoder, merge_hits, open_indexes

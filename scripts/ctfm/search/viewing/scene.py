@@ -17,8 +17,9 @@ from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.checks.ct import check_label
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.label_maps import count_voxels, present_ids
+from ctfm.imaging.listing import find_scans
 from ctfm.imaging.nifti import open_stream
-from ctfm.imaging.scans import describe, find_scans, read_scan
+from ctfm.imaging.scans import describe, read_scan
 from ctfm.pictures.label_map import class_color
 
 __all__ = ["Scene", "make_scene"]

@@ -529,7 +529,7 @@ def test_links_to_series_are_found(tmp_path: Path) -> None:
     root.mkdir()
     (root / "link").symlink_to(tmp_path / "far" / "s")
     (root / "circle").symlink_to(root)
-    assert find_series(root) == [root / "link"]
+    assert find_series(root) == [root / "link", root / "link" / "deeper"]
 
 
 def test_a_few_files_decide_whether_a_folder_is_a_series(tmp_path: Path) -> None:
