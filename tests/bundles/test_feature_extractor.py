@@ -122,7 +122,8 @@ def test_what_cannot_be_written_is_a_failure_of_that_scan(
     (tmp_path / "out" / "embeddings.parquet").mkdir(parents=True)
     blocked = tmp_path / "out" / "embeddings.parquet" / "ct.parquet"
     (blocked / "in_the_way").mkdir(parents=True)
-    done = run_apart(tmp_path, "inference", **inference, input=str(ct))
+    overrides = {**inference, "input": str(ct), "overwrite": True}
+    done = run_apart(tmp_path, "inference", **overrides)
     assert done.returncode == 1
     assert "failed: " in done.stdout
     assert "cannot write" in done.stdout

@@ -125,7 +125,7 @@ def test_a_dicom_series_has_the_embeddings_of_the_same_ct(
     series = write_ct(tmp_path / "dicom" / "1.2.840.7")
     run_here("inference", **inference, input=[str(ct), str(series.parent)], overlap=0.25)
     rows = table(tmp_path)
-    file, folder = (rows[rows.scan == name] for name in ("scan/ct", "dicom/1.2.840.7"))
+    file, folder = (rows[rows.scan == name] for name in ("ct", "1.2.840.7"))
     assert len(file) == len(folder) > 1
     for column in ("x_mm", "y_mm", "z_mm"):
         np.testing.assert_allclose(file[column], folder[column], atol=1e-3)

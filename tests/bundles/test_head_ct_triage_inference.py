@@ -122,4 +122,4 @@ def test_says_what_to_do_without_weights(scans: Path, tmp_path: Path) -> None:
 
 def test_saliency_knows_its_methods(models: Path, scans: Path, tmp_path: Path) -> None:
     said = refusal("inference", **inference(scans, tmp_path, saliency="magic"))
-    assert "choose true, false, gradient, occlusion" in said
+    assert "give true, false, gradient, occlusion" in said

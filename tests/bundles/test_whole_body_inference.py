@@ -106,17 +106,15 @@ def test_a_dicom_series_gives_the_labels_of_the_same_ct(
 ) -> None:
     series = write_ct(tmp_path / "dicom" / "1.2.840.7")
     run_here("inference", **inference, input=[str(ct), str(series.parent)])
-    name = "dicom/1.2.840.7"
-    expected, found = (
-        nib.load(tmp_path / "out" / f"{base}_seg.nii.gz") for base in ("scan/ct", name)
-    )
+    name = "1.2.840.7"
+    expected, found = (nib.load(tmp_path / "out" / f"{base}_seg.nii.gz") for base in ("ct", name))
     assert found.get_data_dtype() == np.uint8
     np.testing.assert_allclose(found.affine, nib.load(ct).affine, atol=1e-5)
     labels = np.asanyarray(found.dataobj)
     assert len(np.unique(labels)) > 1, "an empty result would prove nothing"
     np.testing.assert_array_equal(labels, expected.dataobj)
     names = json.loads((tmp_path / "out" / f"{name}_seg.json").read_text())
-    assert names["source"] == "1.2.840.7"
+    assert names["source"] == name
     assert {int(i) for i in names["found"]} == set(np.unique(labels)) - {0}
     assert (tmp_path / "out" / f"{name}_preview.png").read_bytes()[:4] == b"\x89PNG"
 
