@@ -34,8 +34,16 @@ RUNS = {"pretrained": OUT / "pretrained", "scratch": OUT / "scratch"}
 INPUTS = {name: OUT / f"{name}.yaml" for name in RUNS}
 COMPARISON = OUT / "comparison"
 MADE = (
-    UNLABELLED, DATA, LIST, VIEWS, MODELS, ENCODER, *RUNS.values(), *INPUTS.values(), COMPARISON,
-)  # fmt: skip
+    UNLABELLED,
+    DATA,
+    LIST,
+    VIEWS,
+    MODELS,
+    ENCODER,
+    *RUNS.values(),
+    *INPUTS.values(),
+    COMPARISON,
+)
 
 AUTO_RUNNER = (sys.executable, "-m", "monai.apps.auto3dseg", "AutoRunner", "run")
 #: A network and a schedule for minutes on two CPU cores.

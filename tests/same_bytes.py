@@ -41,9 +41,20 @@ from same_bytes_steps import AUTO3DSEG, DONE, DRAWN, ENCODER, PRETRAIN, SCANS, S
 
 #: Items of reports, and scalars of TensorBoard, that are others in each run, or name a place.
 PASSING = {
-    "source", "sources", "file", "started", "finished", "seconds", "peak_memory_mib", "versions",
-    "version", "ctfm_version", "provenance", "views_per_second", "share_of_time_waiting_for_data",
-}  # fmt: skip
+    "source",
+    "sources",
+    "file",
+    "started",
+    "finished",
+    "seconds",
+    "peak_memory_mib",
+    "versions",
+    "version",
+    "ctfm_version",
+    "provenance",
+    "views_per_second",
+    "share_of_time_waiting_for_data",
+}
 #: Files that consist of places and names of modules.
 NAMING = {"algo_object.json"}
 
@@ -87,9 +98,11 @@ def python(root: Path, work: Path, step: Step) -> str:
         RuntimeError: it failed.
     """
     environment = os.environ | {
-        "PYTHONPATH": str(root / "scripts"), "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
-    }  # fmt: skip
+        "PYTHONPATH": str(root / "scripts"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     typed = [sys.executable, *(word.replace("ROOT", str(root)) for word in step)]
     done = subprocess.run(
         typed, cwd=work, env=environment, capture_output=True, text=True, check=False

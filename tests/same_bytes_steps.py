@@ -22,24 +22,45 @@ LABELS: Options = SMALL | {"patch": [48, 48, 48], "network_def::dsdepth": 2}
 HEADS: Options = SMALL | {"spacing": [12.0, 7.0, 7.0], "network_def::hidden_channels": [8]}
 MAPS: Options = LABELS | {"overlap": 0.25, "preview": False, "progress": False}
 SHORT: Options = {
-    "epochs": 2, "val_interval": 1, "learning_rate": 0.005, "precise_statistics_batches": 1,
+    "epochs": 2,
+    "val_interval": 1,
+    "learning_rate": 0.005,
+    "precise_statistics_batches": 1,
     "encoder": "encoder.pt",
-}  # fmt: skip
+}
 TRAINED: Options = LABELS | SHORT | {"batch_size": 1, "val_overlap": 0.25}
 WHOLE: Options = TRAINED | {
-    "dataset_dir": "torsos", "class_ids": [1, 2, 3, 5, 6, 51, 52], "network_def::out_channels": 8,
-}  # fmt: skip
+    "dataset_dir": "torsos",
+    "class_ids": [1, 2, 3, 5, 6, 51, 52],
+    "network_def::out_channels": 8,
+}
 PRETRAINED: Options = SMALL | {
-    "dataset_dir": "torsos", "store": "store_views", "embedding_dim": 128, "epochs": 2,
-    "iterations": 3, "batch_size": 2, "crops": 3, "warmup_epochs": 1, "learning_rate": 0.001,
-    "monitor_iterations": 1, "save_iterations": 1,
-}  # fmt: skip
+    "dataset_dir": "torsos",
+    "store": "store_views",
+    "embedding_dim": 128,
+    "epochs": 2,
+    "iterations": 3,
+    "batch_size": 2,
+    "crops": 3,
+    "warmup_epochs": 1,
+    "learning_rate": 0.001,
+    "monitor_iterations": 1,
+    "save_iterations": 1,
+}
 AUTO3DSEG: Options = {
-    "modality": "CT", "datalist": f"{TASK}/datalist.json", "dataroot": TASK,
-    "class_names": ["pancreas", "cancer"], "num_epochs": 1, "num_epochs_per_validation": 1,
-    "roi_size": [48, 48, 48], "network": ENCODER | {"dsdepth": 2}, "pretrained": "encoder.pt",
-    "num_workers": 0, "precise_statistics_batches": 1, "overlap": 0.25,
-}  # fmt: skip
+    "modality": "CT",
+    "datalist": f"{TASK}/datalist.json",
+    "dataroot": TASK,
+    "class_names": ["pancreas", "cancer"],
+    "num_epochs": 1,
+    "num_epochs_per_validation": 1,
+    "roi_size": [48, 48, 48],
+    "network": ENCODER | {"dsdepth": 2},
+    "pretrained": "encoder.pt",
+    "num_workers": 0,
+    "precise_statistics_batches": 1,
+    "overlap": 0.25,
+}
 
 
 def ctfm(*words: str, **options: Any) -> Step:
@@ -81,14 +102,20 @@ def pretrain(out: str, *overlays: str, **options: Any) -> Step:
 #: What is drawn, before all else. In each list, steps run one after the other.
 DRAWN: list[list[Step]] = [
     [
-        ctfm("phantom", "head", out=f"heads/head{i}.nii.gz", spacing="6,6,6", seed=i,
-             bleed=i % 2 > 0)
+        ctfm(
+            "phantom", "head", out=f"heads/head{i}.nii.gz", spacing="6,6,6", seed=i, bleed=i % 2 > 0
+        )
         for i in range(8)
     ],
     [
         ctfm(
-            "phantom", "torso", out=f"torsos/ct{i}.nii.gz", label=f"torsos/label{i}.nii.gz",
-            spacing="5,5,6", seed=i, oblique_degrees=5 * i,
+            "phantom",
+            "torso",
+            out=f"torsos/ct{i}.nii.gz",
+            label=f"torsos/label{i}.nii.gz",
+            spacing="5,5,6",
+            seed=i,
+            oblique_degrees=5 * i,
         )
         for i in range(4)
     ],
@@ -96,47 +123,112 @@ DRAWN: list[list[Step]] = [
         ctfm("phantom", "msd", root=".", task=TASK, subjects=4, tests=1, spacing="6,6,6"),
         ctfm("datalist", "msd", root=TASK, out=f"{TASK}/datalist.json", folds=2, workers=1),
     ],
-]  # fmt: skip
+]
 #: What is done with it; the lists that take longest come first.
 DONE: list[list[Step]] = [
     [
-        ctfm("store", "build", "torsos/datalist.json", "pretraining", "store_views",
-             spacing="6,6,6", workers=1),
+        ctfm(
+            "store",
+            "build",
+            "torsos/datalist.json",
+            "pretraining",
+            "store_views",
+            spacing="6,6,6",
+            workers=1,
+        ),
         pretrain("pretraining"),
         pretrain("pretraining_store", "store.yaml"),
         pretrain("simclr", "store.yaml", "simclr.yaml"),
-        pretrain("vicreg", "store.yaml", "vicreg.yaml", "intrasample.yaml",
-                 **{"initial_network::projection::widths": [128, 64, 64]}),
+        pretrain(
+            "vicreg",
+            "store.yaml",
+            "vicreg.yaml",
+            "intrasample.yaml",
+            **{"initial_network::projection::widths": [128, 64, 64]},
+        ),
     ],
     [
         bundle("training", WHOLE_BODY, "train.json", **WHOLE),
         bundle("training", WHOLE_BODY, "train.json", "evaluate.yaml", **WHOLE),
-        ctfm("store", "build", "torsos/datalist.json", "whole_body", "store_labels",
-             spacing="6,6,6", workers=1),
-        bundle("training_store", WHOLE_BODY, "train.json", "from_scratch.yaml", "store.yaml",
-               store="store_labels", **WHOLE),
+        ctfm(
+            "store",
+            "build",
+            "torsos/datalist.json",
+            "whole_body",
+            "store_labels",
+            spacing="6,6,6",
+            workers=1,
+        ),
+        bundle(
+            "training_store",
+            WHOLE_BODY,
+            "train.json",
+            "from_scratch.yaml",
+            "store.yaml",
+            store="store_labels",
+            **WHOLE,
+        ),
     ],
     [
-        ["-m", "monai.apps.auto3dseg", "AutoRunner", "run", "--algos", "segresnetctfm",
-         "--work_dir", "auto3dseg", "--input", "auto3dseg.json", "--ensemble", "False",
-         "--templates_path_or_url", "ROOT/algorithm_templates"],
+        [
+            "-m",
+            "monai.apps.auto3dseg",
+            "AutoRunner",
+            "run",
+            "--algos",
+            "segresnetctfm",
+            "--work_dir",
+            "auto3dseg",
+            "--input",
+            "auto3dseg.json",
+            "--ensemble",
+            "False",
+            "--templates_path_or_url",
+            "ROOT/algorithm_templates",
+        ],
         ctfm("auto3dseg", "infer", "auto3dseg", f"{TASK}/imagesTs", out="auto3dseg_maps"),
     ],
     [
         whole_body("label_maps", input=SCANS),
-        *(whole_body(f"given_{way}", input="given.nii.gz", spacing=[4.0, 4.0, 4.0], inversion=way)
-          for way in ("nearest", "linear")),
+        *(
+            whole_body(f"given_{way}", input="given.nii.gz", spacing=[4.0, 4.0, 4.0], inversion=way)
+            for way in ("nearest", "linear")
+        ),
     ],
     [
-        bundle("tumors", TUMORS, "inference.json", "pancreas.yaml", input=f"{TASK}/imagesTs",
-               checkpoint="tumors.pt", **MAPS),
-        *(bundle("tumor_training", TUMORS, "train.json", "pancreas.yaml", *more,
-                 dataset_dir=TASK, **TRAINED) for more in ([], ["evaluate.yaml"])),
+        bundle(
+            "tumors",
+            TUMORS,
+            "inference.json",
+            "pancreas.yaml",
+            input=f"{TASK}/imagesTs",
+            checkpoint="tumors.pt",
+            **MAPS,
+        ),
+        *(
+            bundle(
+                "tumor_training",
+                TUMORS,
+                "train.json",
+                "pancreas.yaml",
+                *more,
+                dataset_dir=TASK,
+                **TRAINED,
+            )
+            for more in ([], ["evaluate.yaml"])
+        ),
     ],
     [
         bundle("triage", TRIAGE, "train.json", dataset_dir="heads", batch_size=2, **HEADS, **SHORT),
-        bundle("triage", TRIAGE, "inference.json", input="heads", saliency=True, progress=False,
-               **HEADS),
+        bundle(
+            "triage",
+            TRIAGE,
+            "inference.json",
+            input="heads",
+            saliency=True,
+            progress=False,
+            **HEADS,
+        ),
     ],
     [
         embed("embeddings", EXTRACTOR),
@@ -148,4 +240,4 @@ DONE: list[list[Step]] = [
         segment("segment_classes", classes="organs"),
         segment("segment_linear", inversion="linear"),
     ],
-]  # fmt: skip
+]

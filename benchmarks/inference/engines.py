@@ -87,9 +87,12 @@ def volume(task: dict[str, Any]) -> Tensor:
 
 def ours(task: dict[str, Any]) -> Callable[[Tensor, nn.Module], Tensor]:
     return LabelMapInferer(
-        task["roi"], overlap=task["overlap"], mode="gaussian", amp=task["amp"],
+        task["roi"],
+        overlap=task["overlap"],
+        mode="gaussian",
+        amp=task["amp"],
         sw_batch_size=None,
-    )  # fmt: skip
+    )
 
 
 def monai(task: dict[str, Any]) -> Callable[[Tensor, nn.Module], Tensor]:
@@ -114,9 +117,11 @@ def nnunet(task: dict[str, Any]) -> Callable[[Tensor, nn.Module], Tensor]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
-        tile_step_size=1 - task["overlap"], use_mirroring=False, device=torch.device("cpu"),
+        tile_step_size=1 - task["overlap"],
+        use_mirroring=False,
+        device=torch.device("cpu"),
         allow_tqdm=False,
-    )  # fmt: skip
+    )
     predictor.configuration_manager = SimpleNamespace(patch_size=tuple(task["roi"]))
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=CLASSES)
 

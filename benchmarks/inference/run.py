@@ -55,8 +55,11 @@ def run(task: dict[str, Any], rounds: int = 1, python: str = sys.executable) -> 
     for _ in range(rounds):
         done = subprocess.run(
             [python, str(HERE / "engines.py"), json.dumps(task)],
-            check=True, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         found.append(json.loads(done.stdout.splitlines()[-1]))
     medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
     print(task, {key: round(value, 3) for key, value in medians.items()}, flush=True)
@@ -82,24 +85,44 @@ def stitching(folder: Path) -> list[Row]:
         memory("200 slices", "MONAI without softmax", ours, plain),
         memory("200 slices", "MONAI, buffer_steps", ours, buffered),
         memory("400 slices", "MONAI without softmax", longer[400], monai400),
-        Row("memory, 800 slices over 200 slices", None, longer[800]["bytes"] / ours["bytes"],
-            None, "", "<= 1.1"),
-        Row("stitching and head, 200 slices", name, ours["seconds"] - body,
-            monai["seconds"] - body, "s", "ratio >= 8", False),
-        Row("outside of the network's calls, 200 slices", name,
-            ours["seconds"] - ours["network"], monai["seconds"] - monai["network"], "s", None),
+        Row(
+            "memory, 800 slices over 200 slices",
+            None,
+            longer[800]["bytes"] / ours["bytes"],
+            None,
+            "",
+            "<= 1.1",
+        ),
+        Row(
+            "stitching and head, 200 slices",
+            name,
+            ours["seconds"] - body,
+            monai["seconds"] - body,
+            "s",
+            "ratio >= 8",
+            False,
+        ),
+        Row(
+            "outside of the network's calls, 200 slices",
+            name,
+            ours["seconds"] - ours["network"],
+            monai["seconds"] - monai["network"],
+            "s",
+            None,
+        ),
         total("200 slices", name, ours, monai),
         total("200 slices", "MONAI without softmax", ours, plain),
         total("200 slices", "MONAI, buffer_steps", ours, buffered),
         total("400 slices", "MONAI without softmax", longer[400], monai400),
         Row("labels equal to MONAI's, float32", None, 1 - same["share"], None, "", ">= 0.99999"),
         Row("largest logit that is lost there", None, same["lost"], None, "", "<= 0.0001"),
-    ]  # fmt: skip
+    ]
 
 
 def memory(what: str, peer: str, ours: Outcome, theirs: Outcome, target: str | None = None) -> Row:
-    return Row(f"memory, {what}", peer, ours["bytes"] / 1e9, theirs["bytes"] / 1e9, "GB",
-               target, False)  # fmt: skip
+    return Row(
+        f"memory, {what}", peer, ours["bytes"] / 1e9, theirs["bytes"] / 1e9, "GB", target, False
+    )
 
 
 def total(what: str, peer: str, ours: Outcome, theirs: Outcome, target: str | None = None) -> Row:
@@ -122,10 +145,16 @@ def recipe(folder: Path) -> list[Row]:
         total(what, name, ours, monai, "ratio >= 3"),
         total(f"{what}, both in float32", name, ours32, monai),
         memory(what, name, ours, monai),
-        Row("labels equal, bfloat16 against float32, fitted network", None, half["equal"], None,
-            "", ">= 0.998"),
+        Row(
+            "labels equal, bfloat16 against float32, fitted network",
+            None,
+            half["equal"],
+            None,
+            "",
+            ">= 0.998",
+        ),
         Row("mean Dice between the two", None, half["dice"], None, "", None, True),
-    ]  # fmt: skip
+    ]
 
 
 def large() -> list[Row]:
@@ -135,10 +164,16 @@ def large() -> list[Row]:
     labels = 800 * 512 * 512
     whole = (ours["bytes"] + 5 * labels) / 1e9  # float32 input and uint8 labels
     return [
-        Row("input, labels and the rest, 800x512x512, overlap 0.25", None, whole, None, "GB",
-            "<= 10"),
+        Row(
+            "input, labels and the rest, 800x512x512, overlap 0.25",
+            None,
+            whole,
+            None,
+            "GB",
+            "<= 10",
+        ),
         Row("wall time of it, narrow network", None, ours["seconds"], None, "s", None),
-    ]  # fmt: skip
+    ]
 
 
 def nnunet(python: str) -> list[Row]:

@@ -57,9 +57,7 @@ def nnunet_crops(settings: Settings) -> Result:
     results = []
     for transforms, read in (nnunet_same_transforms(), nnunet_own_transforms()):
         # every crop is class-balanced, as in the recipe; nnU-Net's own share is a third
-        loader = nnUNetDataLoader(
-            dataset, BATCH, read, PATCH, labels, 1.0, transforms=transforms
-        )  # fmt: skip
+        loader = nnUNetDataLoader(dataset, BATCH, read, PATCH, labels, 1.0, transforms=transforms)
         batches = NonDetMultiThreadedAugmenter(
             loader, None, settings["workers"], num_cached=6, wait_time=0.002
         )

@@ -177,9 +177,15 @@ def main() -> None:
     variants = {e: r[0]["variants"] for e, r in results.items() if "variants" in r[0]}
     name = "loading" if options.only is None else f"loading_{options.only}"
     report(
-        name, rows, seconds=options.seconds, rounds=options.rounds, workers=options.workers,
-        versions=versions, skipped=skipped, variants=variants,
-    )  # fmt: skip
+        name,
+        rows,
+        seconds=options.seconds,
+        rounds=options.rounds,
+        workers=options.workers,
+        versions=versions,
+        skipped=skipped,
+        variants=variants,
+    )
 
 
 if __name__ == "__main__":

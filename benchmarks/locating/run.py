@@ -187,16 +187,41 @@ def figures(name: str, searches: list[dict[str, float]], judged: bool) -> list[R
         what = f"{name}, work {work}"
         agree, lost = float((found["apart"] <= 1).mean()), float(np.quantile(found["lost"], 0.95))
         table += [
-            Row(f"{what}: answers within one stride", None, agree, None, "share",
-                ">= 0.95" if targets else None, True),
-            Row(f"{what}: work, largest", "all windows", float(found["done"].max()), 1.0, "share",
-                None),
-            Row(f"{what}: looked at in full, mean", "all windows",
-                float(found["in_full"].mean()), 1.0, "share", "<= 0.2" if targets else None),
+            Row(
+                f"{what}: answers within one stride",
+                None,
+                agree,
+                None,
+                "share",
+                ">= 0.95" if targets else None,
+                True,
+            ),
+            Row(
+                f"{what}: work, largest",
+                "all windows",
+                float(found["done"].max()),
+                1.0,
+                "share",
+                None,
+            ),
+            Row(
+                f"{what}: looked at in full, mean",
+                "all windows",
+                float(found["in_full"].mean()),
+                1.0,
+                "share",
+                "<= 0.2" if targets else None,
+            ),
             Row(f"{what}: cosine lost, 95th percentile", None, lost, None, "", None),
-            Row(f"{what}: distance to the organ, median", "all windows",
-                float(np.median(found["few_mm"])), float(np.median(found["all_mm"])), "mm", None),
-        ]  # fmt: skip
+            Row(
+                f"{what}: distance to the organ, median",
+                "all windows",
+                float(np.median(found["few_mm"])),
+                float(np.median(found["all_mm"])),
+                "mm",
+                None,
+            ),
+        ]
     return table
 
 
@@ -235,8 +260,14 @@ def main() -> None:
             searches[f"{kind}, {name}"] = len(found) // len(WORKS)
     every, few = seconds(embedder, cases)
     table.append(Row("seconds a search, median", "all windows", few, every, "s", None))
-    report("locating", table, searches=searches, scans=number, recipe=recipe,
-           windows=[len(case.grid.starts()) for case in cases])  # fmt: skip
+    report(
+        "locating",
+        table,
+        searches=searches,
+        scans=number,
+        recipe=recipe,
+        windows=[len(case.grid.starts()) for case in cases],
+    )
 
 
 if __name__ == "__main__":

@@ -123,9 +123,11 @@ def pairs(folder: Path, data: Path) -> dict[str, list[Any]]:
         )
     )
     asked = [
-        ("torso", "torso, altered"), ("abdomen", "abdomen, altered"),
-        ("torso", "abdomen"), ("abdomen", "torso"),
-    ]  # fmt: skip
+        ("torso", "torso, altered"),
+        ("abdomen", "abdomen, altered"),
+        ("torso", "abdomen"),
+        ("abdomen", "torso"),
+    ]
     return {f"{query} -> {target}": [cases[query], cases[target]] for query, target in asked}
 
 
@@ -134,10 +136,11 @@ def forward(answers: SearchAnswers) -> dict[str, tuple[float, float]]:
     mine = np.flatnonzero(answers.queries == 0)
     return {
         TOTALSEGMENTATOR_V2[int(answers.class_ids[i])]: (
-            float(answers.distances_mm[i]), float(answers.inside[i]),
+            float(answers.distances_mm[i]),
+            float(answers.inside[i]),
         )
         for i in mine
-    }  # fmt: skip
+    }
 
 
 def look(encoders: Sequence[Any], tasks: dict[str, list[Any]]) -> dict[str, Any]:

@@ -109,14 +109,35 @@ def learn(folder: Path) -> list[Row]:
     return [
         Row("AUROC, held-out heads", None, after["auroc", ""], None, "", ">= 0.95"),
         Row("training, wall time", None, seconds, None, "s", "<= 600"),
-        Row("calibration error, by temperature", "as trained", after["ece", ""], before["ece", ""],
-            "", None, False),
-        Row("F1, Youden's point", fixed, after["f1", "youden"], after["f1", "fixed"], "",
-            "ratio >= 1", True),
-        Row("F1, sensitive point", fixed, after["f1", "sensitive"], after["f1", "fixed"], "",
-            "ratio >= 1", True),
+        Row(
+            "calibration error, by temperature",
+            "as trained",
+            after["ece", ""],
+            before["ece", ""],
+            "",
+            None,
+            False,
+        ),
+        Row(
+            "F1, Youden's point",
+            fixed,
+            after["f1", "youden"],
+            after["f1", "fixed"],
+            "",
+            "ratio >= 1",
+            True,
+        ),
+        Row(
+            "F1, sensitive point",
+            fixed,
+            after["f1", "sensitive"],
+            after["f1", "fixed"],
+            "",
+            "ratio >= 1",
+            True,
+        ),
         Row("temperature", None, chosen.temperature, None, "", None),
-    ]  # fmt: skip
+    ]
 
 
 def figures(labels: Any, logits: Any, temperature: float, points: Any) -> dict[Any, float]:
@@ -184,17 +205,30 @@ def preprocess(folder: Path) -> list[Row]:
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for _ in range(ROUNDS):
             for side in SIDES:
-                command = [sys.executable, __file__, "--worker", side, str(path),
-                           str(folder / f"{side}.npy")]  # fmt: skip
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--worker",
+                    side,
+                    str(path),
+                    str(folder / f"{side}.npy"),
+                ]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 seconds[side].append(float(done.stdout.split()[-1]))
         medians = {side: statistics.median(some) for side, some in seconds.items()}
         difference = np.abs(np.load(folder / "ours.npy") - np.load(folder / "MONAI.npy")).max()
         rows += [
-            Row(f"file to tensor, {suffix}", "MONAI's transforms", medians["ours"],
-                medians["MONAI"], "s", "ratio >= 4", False),
+            Row(
+                f"file to tensor, {suffix}",
+                "MONAI's transforms",
+                medians["ours"],
+                medians["MONAI"],
+                "s",
+                "ratio >= 4",
+                False,
+            ),
             Row(f"largest difference, {suffix}", None, float(difference), None, "", "<= 0.001"),
-        ]  # fmt: skip
+        ]
     return rows
 
 

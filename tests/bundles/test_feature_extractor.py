@@ -58,9 +58,13 @@ def report(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("overlays", "use"),
-    [([], "scan"), (["mir"], "mir"), (["semantic_search"], "semantic_search"),
-     (["stability"], "stability")],
-)  # fmt: skip
+    [
+        ([], "scan"),
+        (["mir"], "mir"),
+        (["semantic_search"], "semantic_search"),
+        (["stability"], "stability"),
+    ],
+)
 def test_each_use_is_a_recipe_of_the_library(overlays: list[str], use: str) -> None:
     """What the table records is what `make_recipe` gives: an index can hold both."""
     parser = ConfigParser()

@@ -60,9 +60,13 @@ def start(rank: int, arguments: list[str], folder: Path) -> subprocess.Popen[str
     """As torchrun starts one of two."""
     environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, arguments[-1]], cwd=folder, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", SLOWLY, arguments[-1]],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_killed_worker_loses_nothing(inference: dict[str, Any], tmp_path: Path) -> None:

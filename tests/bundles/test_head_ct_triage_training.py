@@ -103,10 +103,14 @@ def test_windows_as_channels(heads: Path, encoder: Path, tmp_path: Path) -> None
     assert trained.trainer.network.encoder.state_dict()["conv_init.weight"].shape[1] == 4
     run_triage("train", "channels", "evaluate", **options)
     run_triage(
-        "inference", "channels", input=str(heads / "h000.nii.gz"),
-        output_dir=str(tmp_path / "results"), ckpt_dir=str(tmp_path / "models"), progress=False,
+        "inference",
+        "channels",
+        input=str(heads / "h000.nii.gz"),
+        output_dir=str(tmp_path / "results"),
+        ckpt_dir=str(tmp_path / "models"),
+        progress=False,
         saliency=True,
-    )  # fmt: skip
+    )
     assert (tmp_path / "results" / "h000_saliency.png").is_file()
 
 

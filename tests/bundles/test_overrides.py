@@ -97,9 +97,14 @@ def test_random_weights_need_no_file_and_reports_say_so(
         overrides["ckpt_dir"] = str(tmp_path)
     out = tmp_path / "out"
     run_here(
-        "inference", bundle=bundle, input=str(ct), output_dir=str(out), load_pretrain="False",
-        device="cpu", **overrides,
-    )  # fmt: skip
+        "inference",
+        bundle=bundle,
+        input=str(ct),
+        output_dir=str(out),
+        load_pretrain="False",
+        device="cpu",
+        **overrides,
+    )
     if bundle in (WHOLE_BODY, TUMORS):
         report = json.loads((out / "report.json").read_text())
         assert report["checkpoint"] is None

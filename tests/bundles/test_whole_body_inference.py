@@ -124,9 +124,12 @@ def test_some_classes_alone_with_their_confidence(
 ) -> None:
     def labels(out: str, **options: Any) -> Any:
         run_here(
-            "inference", **{**inference, "output_dir": str(tmp_path / out)},
-            input=str(ct), preview=False, **options,
-        )  # fmt: skip
+            "inference",
+            **{**inference, "output_dir": str(tmp_path / out)},
+            input=str(ct),
+            preview=False,
+            **options,
+        )
         return np.asanyarray(nib.load(tmp_path / out / "ct_seg.nii.gz").dataobj)
 
     everything = labels("all", confidence=True)

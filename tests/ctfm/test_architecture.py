@@ -39,9 +39,14 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 #: The command line answers at once: these need neither torch nor monai when they are imported.
 LIGHT = (
-    "base", "commands", "contract", "datalists", "evaluation.classification",
-    "evaluation.comparison", "release.packing",
-)  # fmt: skip
+    "base",
+    "commands",
+    "contract",
+    "datalists",
+    "evaluation.classification",
+    "evaluation.comparison",
+    "release.packing",
+)
 HEAVY = {"ignite", "matplotlib", "monai", "nibabel", "numpy", "scipy", "torch"}
 OPTIONAL = {"dcm2niix", "duckdb", "idc_index_data", "lancedb", "nvidia", "pyarrow", "pydicom"}
 LARGEST_ROOM, LONGEST_MODULE, LONGEST_BODY, MOST_PARAMETERS = 4000, 300, 40, 10

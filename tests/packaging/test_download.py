@@ -56,9 +56,18 @@ def test_downloaded_bundle_segments_a_scan_without_the_package(
 ) -> None:
     models = tmp_path / "models"
     fetched = bare.run(
-        "-m", "monai.bundle", "download",
-        "--name", NAME, "--url", url, "--bundle_dir", str(models), "--progress", "False",
-    )  # fmt: skip
+        "-m",
+        "monai.bundle",
+        "download",
+        "--name",
+        NAME,
+        "--url",
+        url,
+        "--bundle_dir",
+        str(models),
+        "--progress",
+        "False",
+    )
     assert fetched.returncode == 0, fetched.stderr
     bundle = models / NAME
     with zipfile.ZipFile(tmp_path / "dist" / url.rpartition("/")[2]) as archive:
@@ -74,11 +83,23 @@ def test_downloaded_bundle_segments_a_scan_without_the_package(
     save_phantom(draw_torso(spacing=(8, 8, 8), axcodes="LPS"), scan)
     narrow = [text for k, v in NARROW.items() for text in (f"--network_def#{k}", str(v))]
     segmented = bare.run(
-        "-m", "monai.bundle", "run",
-        "--config_file", str(config), "--bundle_root", str(bundle),
-        "--input", str(scan), "--output_dir", str(tmp_path / "out"),
-        "--patch", "[32,32,32]", "--spacing", "[8,8,8]", *narrow,
-    )  # fmt: skip
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(config),
+        "--bundle_root",
+        str(bundle),
+        "--input",
+        str(scan),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--patch",
+        "[32,32,32]",
+        "--spacing",
+        "[8,8,8]",
+        *narrow,
+    )
     assert segmented.returncode == 0, segmented.stdout + segmented.stderr
     assert (bundle / "ctfm" / "__pycache__").is_dir()
     results = sorted((tmp_path / "out").rglob("*.nii.gz"))
@@ -104,10 +125,24 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, project / name)
     built = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation",
-         "--no-index", "--wheel-dir", str(tmp_path)],
-        cwd=project, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            ".",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--wheel-dir",
+            str(tmp_path),
+        ],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()

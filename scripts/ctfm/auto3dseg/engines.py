@@ -39,9 +39,14 @@ from ctfm.inference.inferers.autocast import AutocastInferer
 from ctfm.loading.transforms import ClassPositionsd
 
 __all__ = [
-    "TrainingData", "device_of", "image_transforms", "inferer", "label_channels", "loss",
+    "TrainingData",
+    "device_of",
+    "image_transforms",
+    "inferer",
+    "label_channels",
+    "loss",
     "validation_loader",
-]  # fmt: skip
+]
 
 BOTH = ("image", "label")
 

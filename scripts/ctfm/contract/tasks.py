@@ -12,21 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctfm.contract.classes import (
-    CLASS_GROUPS,
-    DECATHLON_TUMORS,
-    TOTALSEGMENTATOR_V1,
-    TOTALSEGMENTATOR_V2,
-    ClassGroup,
-    class_group,
-)
+from ctfm.contract.classes import DECATHLON_TUMORS
 
 __all__ = [
-    "CLASS_GROUPS", "ENCODER", "HEAD_CT_TRIAGE", "LESION_RETRIEVAL", "ORGAN_RETRIEVAL",
-    "PRETRAINING", "SCAN_EMBEDDING", "SEGRESNET", "SEMANTIC_SEARCH", "STABILITY",
-    "TOTALSEGMENTATOR_V1", "TOTALSEGMENTATOR_V2", "TUMORS", "WHOLE_BODY",
-    "ClassGroup", "class_group",
-]  # fmt: skip
+    "ENCODER",
+    "HEAD_CT_TRIAGE",
+    "LESION_RETRIEVAL",
+    "ORGAN_RETRIEVAL",
+    "PRETRAINING",
+    "SCAN_EMBEDDING",
+    "SEGRESNET",
+    "SEMANTIC_SEARCH",
+    "STABILITY",
+    "TUMORS",
+    "WHOLE_BODY",
+]
 
 AXCODES = "SPL"
 HU_WINDOW = (-1024.0, 2048.0)

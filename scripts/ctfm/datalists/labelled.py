@@ -15,9 +15,13 @@ SUBJECT_KEYS = ("subject", "patient")
 
 
 def read_labelled(
-    path: str, split: str, base_dir: str, both_classes: bool = True, share: float = 1.0,
+    path: str,
+    split: str,
+    base_dir: str,
+    both_classes: bool = True,
+    share: float = 1.0,
     seed: int = 0,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """One list of a datalist whose labels are 0 and 1, its paths made absolute.
 
     Args:

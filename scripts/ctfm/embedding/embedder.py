@@ -64,9 +64,11 @@ class Embedder:
         self.network = network.eval().to(self.device, memory_format=torch.channels_last_3d)
         self._inferer = AutocastInferer(enabled=self.recipe["amp"])
         self._windows = WindowEmbedder(
-            self.patch, self.recipe["overlap"], sw_batch_size,
+            self.patch,
+            self.recipe["overlap"],
+            sw_batch_size,
             skip_air=bool(self.recipe.get("skip_air", False)),
-        )  # fmt: skip
+        )
         self.sw_batch_size = sw_batch_size
 
     @classmethod

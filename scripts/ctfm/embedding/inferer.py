@@ -85,9 +85,13 @@ class WindowEmbedder(Inferer):
         starts = grid.starts()
         kept = self._kept(volume, starts)
         embeddings = embed_windows(
-            volume, starts[kept], self.patch, self._applied(network), self.sw_batch_size,
+            volume,
+            starts[kept],
+            self.patch,
+            self._applied(network),
+            self.sw_batch_size,
             self.progress,
-        )  # fmt: skip
+        )
         everywhere = embeddings.new_full((len(starts), embeddings.shape[1]), torch.nan)
         everywhere[torch.from_numpy(kept)] = embeddings
         return everywhere.T.reshape(-1, *grid.counts)

@@ -60,9 +60,13 @@ class EmbeddingTable:
     """
 
     def __init__(
-        self, output_dir: str, network: nn.Module, recipe: Mapping[str, Any],
-        image_key: str = "image", provenance: Provenance | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        output_dir: str,
+        network: nn.Module,
+        recipe: Mapping[str, Any],
+        image_key: str = "image",
+        provenance: Provenance | None = None,
+    ) -> None:
         self.arrow = require("pyarrow", purpose="write embeddings", extra="embeddings")
         self.parquet = require("pyarrow.parquet", purpose="write embeddings", extra="embeddings")
         self.output_dir = Path(output_dir)

@@ -12,9 +12,20 @@ import numpy as np
 from ctfm.base.tables import number
 from ctfm.base.types import Array
 
-__all__ = ["CONFIDENCE", "Estimate", "Interval", "bootstrap_settings", "estimate_mean",
-           "estimate_ratio", "estimate_weighted", "interval_text", "mean", "percentile_interval",
-           "resampled_weights", "value_text"]  # fmt: skip
+__all__ = [
+    "CONFIDENCE",
+    "Estimate",
+    "Interval",
+    "bootstrap_settings",
+    "estimate_mean",
+    "estimate_ratio",
+    "estimate_weighted",
+    "interval_text",
+    "mean",
+    "percentile_interval",
+    "resampled_weights",
+    "value_text",
+]
 
 #: Lower and upper end; None where there is none.
 Interval = tuple[float, float] | None

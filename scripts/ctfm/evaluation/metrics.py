@@ -24,17 +24,27 @@ from ctfm.evaluation.intervals import (
 )
 
 __all__ = [
-    "ClassScore", "Estimate", "Row", "Summary",
-    "format_table", "segmentation_scores", "summarise", "write_report",
-]  # fmt: skip
+    "ClassScore",
+    "Estimate",
+    "Row",
+    "Summary",
+    "format_table",
+    "segmentation_scores",
+    "summarise",
+    "write_report",
+]
 
 METRICS = ("dice", "asd_mm", "hd95_mm", "nsd")
 VOLUMES = ("reference_ml", "prediction_ml")
 CASE_COLUMNS = ("case", "class_id", "class", *METRICS, *VOLUMES)
 SUMMARY_COLUMNS = (
-    "class_id", "class", "cases", "missed", "spurious",
+    "class_id",
+    "class",
+    "cases",
+    "missed",
+    "spurious",
     *(f"{metric}{end}" for metric in METRICS for end in ("", "_ci_low", "_ci_high")),
-)  # fmt: skip
+)
 NAN = float("nan")
 
 

@@ -41,8 +41,14 @@ Triple = tuple[float, float, float]
 #: Part of the torso -> lowest and highest z in mm.
 REGIONS = {"torso": (-155, 465), "thorax": (140, 465), "abdomen": (-15, 265), "pelvis": (-155, 30)}
 #: HU that contrast medium adds in the portal venous phase, by the beginning of the class.
-CONTRAST = {"liver": 50, "spleen": 70, "kidney_left": 130, "kidney_right": 130, "pancreas": 50,
-            "heart": 50}  # fmt: skip
+CONTRAST = {
+    "liver": 50,
+    "spleen": 70,
+    "kidney_left": 130,
+    "kidney_right": 130,
+    "pancreas": 50,
+    "heart": 50,
+}
 CONTRAST_IN_BLOOD, CONTRAST_IN_TUMORS = 115, 45
 
 

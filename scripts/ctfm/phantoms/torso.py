@@ -83,9 +83,8 @@ COLON = (
 def torso_parts(rng: np.random.Generator) -> list[Part]:
     """Rows of a torso, pelvis to neck, arms raised."""
     organs = _jittered([*_abdomen(rng)], rng)
-    return [
-        *_trunk(), *_lungs(rng), *_mediastinum(), *organs, *_muscles(), *_vessels(), *_skeleton()
-    ]  # fmt: skip
+    around = [*_trunk(), *_lungs(rng), *_mediastinum()]
+    return [*around, *organs, *_muscles(), *_vessels(), *_skeleton()]
 
 
 def _at(table: Array, z: Any) -> list[Any]:

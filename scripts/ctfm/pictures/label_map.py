@@ -175,9 +175,14 @@ def _draw_plane(axes: Axes, plane: Plane, hu_window: tuple[float, float]) -> Non
     height, width = plane.size_mm
     low, high = hu_window
     axes.imshow(
-        plane.image, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0),
-        aspect="auto", interpolation="bicubic",
-    )  # fmt: skip
+        plane.image,
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        extent=(0, width, height, 0),
+        aspect="auto",
+        interpolation="bicubic",
+    )
     outlines = _outlines(plane)
     colors = [class_color(class_id) for class_id in outlines]
     fill = PathCollection(
@@ -193,9 +198,18 @@ def _draw_plane(axes: Axes, plane: Plane, hu_window: tuple[float, float]) -> Non
     edge = [withStroke(linewidth=3, foreground="black")]
     for mark, (corner, offset, horizontal, vertical) in zip(plane.marks, MARK_PLACES, strict=True):
         axes.annotate(
-            mark, corner, offset, "axes fraction", "offset points", ha=horizontal, va=vertical,
-            color=TEXT, size=12, weight="bold", path_effects=edge,
-        )  # fmt: skip
+            mark,
+            corner,
+            offset,
+            "axes fraction",
+            "offset points",
+            ha=horizontal,
+            va=vertical,
+            color=TEXT,
+            size=12,
+            weight="bold",
+            path_effects=edge,
+        )
 
 
 def _outlines(plane: Plane) -> dict[int, Outline]:

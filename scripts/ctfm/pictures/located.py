@@ -100,7 +100,7 @@ def _planes(view: View) -> tuple[list[Plane], list[Plane] | None, list[Plane] | 
     found = (
         None if other is None else extract_planes(other, mark, view.affine)
         for other in (view.heat, view.organ)
-    )  # fmt: skip
+    )
     heat, organ = found
     return extract_planes(view.image, mark, view.affine), heat, organ
 
@@ -156,8 +156,9 @@ def _draw_plane(axes: Axes, plane: Plane, box: tuple[float, float]) -> None:
     axes.set_ylim(height, 0)
     places = (0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04)
     for mark, where in zip(plane.marks, places, strict=True):
-        axes.text(*where, mark, color=TEXT, size=10, ha="center", va="center",
-                  transform=axes.transAxes)  # fmt: skip
+        axes.text(
+            *where, mark, color=TEXT, size=10, ha="center", va="center", transform=axes.transAxes
+        )
     axes.set_axis_off()
 
 
@@ -177,9 +178,14 @@ def _draw_heat(axes: Axes, plane: Plane, steps: Array) -> None:
     height, width = plane.size_mm
     color = np.interp(plane.image, steps, COLORS)
     axes.imshow(
-        color, cmap="inferno", vmin=0, vmax=1, alpha=np.sqrt(color) * ALPHA,
-        extent=(0, width, height, 0), aspect="auto",
-    )  # fmt: skip
+        color,
+        cmap="inferno",
+        vmin=0,
+        vmax=1,
+        alpha=np.sqrt(color) * ALPHA,
+        extent=(0, width, height, 0),
+        aspect="auto",
+    )
 
 
 def _draw_outline(axes: Axes, plane: Plane) -> None:
@@ -197,8 +203,10 @@ def _draw_scale(figure: Figure, steps: Array, width: float) -> None:
     axes = figure.add_axes((left / width, 1 - (top + tall) / HEIGHT, wide / width, tall / HEIGHT))
     axes.imshow(np.linspace(0, 1, 256)[None], cmap="inferno", aspect="auto")
     axes.set_axis_off()
-    for x, text, side in ((left - 8, f"cosine {steps[0]:.4f}", "right"),
-                          (left + wide + 8, f"{steps[-1]:.4f}", "left")):  # fmt: skip
+    for x, text, side in (
+        (left - 8, f"cosine {steps[0]:.4f}", "right"),
+        (left + wide + 8, f"{steps[-1]:.4f}", "left"),
+    ):
         figure.text(x / width, 1 - (top + tall) / HEIGHT, text, color=FAINT, size=10, ha=side)
 
 

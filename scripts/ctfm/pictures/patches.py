@@ -51,9 +51,10 @@ def draw_patch(
     low, high = ((hu - HU_WINDOW[0]) / (HU_WINDOW[1] - HU_WINDOW[0]) for hu in SHOWN_HU)
     rows = {"": None, **maps}
     figure = Figure(
-        figsize=(len(PLANES) * SIZE + 0.4, len(rows) * SIZE + 0.8), layout="constrained",
+        figsize=(len(PLANES) * SIZE + 0.4, len(rows) * SIZE + 0.8),
+        layout="constrained",
         facecolor=BACKGROUND,
-    )  # fmt: skip
+    )
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), len(PLANES), squeeze=False)
     for line, (encoder, heat) in zip(panels, rows.items(), strict=True):

@@ -73,14 +73,24 @@ def _draw(axes: Axes, plane: Plane, warm: Plane) -> None:
     low, high = BRAIN_WINDOW
     axes.imshow(plane.image, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="auto")
     alpha = np.clip((warm.image - SHOWN) / (1 - SHOWN), 0, 1) ** 0.5 * ALPHA
-    axes.imshow(warm.image, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=extent,
-                aspect="auto")  # fmt: skip
+    axes.imshow(
+        warm.image, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=extent, aspect="auto"
+    )
     row, column = np.unravel_index(int(warm.image.argmax()), warm.image.shape)
     y, x = (float(n) + 0.5 for n in (row, column))
     axes.plot(x * plane.pixel_mm[1], y * plane.pixel_mm[0], "+", color="#4dd0e1", ms=14)
-    for mark, place in zip(plane.marks, ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04)),
-                           strict=True):  # fmt: skip
-        axes.text(*place, mark, color=TEXT, size=12, weight="bold", ha="center", va="center",
-                  transform=axes.transAxes)  # fmt: skip
+    for mark, place in zip(
+        plane.marks, ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04)), strict=True
+    ):
+        axes.text(
+            *place,
+            mark,
+            color=TEXT,
+            size=12,
+            weight="bold",
+            ha="center",
+            va="center",
+            transform=axes.transAxes,
+        )
     axes.set_title(f"{plane.name}  {plane.index + 1} of {plane.count}", color=FAINT, size=10)
     axes.set_axis_off()

@@ -83,8 +83,9 @@ def _draw_plane(axes: Axes, plane: Plane, marked: bool) -> None:
         axes.plot(column, row, "+", color=CYAN, ms=14, mew=1.5)
     places = (0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05)
     for mark, where in zip(plane.marks, places, strict=True):
-        axes.text(*where, mark, color=FAINT, size=8, ha="center", va="center",
-                  transform=axes.transAxes)  # fmt: skip
+        axes.text(
+            *where, mark, color=FAINT, size=8, ha="center", va="center", transform=axes.transAxes
+        )
     axes.set_axis_off()
 
 

@@ -90,9 +90,14 @@ def run_clustering(
         estimates[name], points[name] = _compare(embedded, name, bootstrap)
     folder = Path(out).expanduser()
     settings = {
-        "data": data, "split": labelled.split, "places": places, "recipe": recipe,
-        "seed": bootstrap.seed, "scans": list(embedded.names), "patches": len(embedded.scans),
-    }  # fmt: skip
+        "data": data,
+        "split": labelled.split,
+        "places": places,
+        "recipe": recipe,
+        "seed": bootstrap.seed,
+        "scans": list(embedded.names),
+        "patches": len(embedded.scans),
+    }
     metrics = estimate_rows(estimates, "encoder", "metric")
     write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
     write_csv(folder / "points.csv", _rows(embedded, points))
@@ -101,8 +106,12 @@ def run_clustering(
     counts = (
         f"{len(embedded.scans)} patches of {len(set(organs))} organs in {len(scans.rows)} scans"
     )
-    return "\n".join([*summary(estimates, SHOWN), f"95 % bootstrap intervals; {counts}; {REMARK}; "
-                      f"written to {out}"])  # fmt: skip
+    return "\n".join(
+        [
+            *summary(estimates, SHOWN),
+            f"95 % bootstrap intervals; {counts}; {REMARK}; written to {out}",
+        ]
+    )
 
 
 def _compare(
@@ -156,14 +165,17 @@ def _rows(
 ) -> list[dict[str, Any]]:
     return [
         {
-            "encoder": encoder, "scan": patches.names[patches.scans[i]],
-            "class_id": int(patches.class_ids[i]), "organ": class_name(int(patches.class_ids[i])),
-            **{f"{axis}_mm": float(mm)
-               for axis, mm in zip("xyz", patches.points[i], strict=True)},
-            "k_means": int(each["k-means"][i]), "hdbscan": int(each["HDBSCAN"][i]),
+            "encoder": encoder,
+            "scan": patches.names[patches.scans[i]],
+            "class_id": int(patches.class_ids[i]),
+            "organ": class_name(int(patches.class_ids[i])),
+            **{f"{axis}_mm": float(mm) for axis, mm in zip("xyz", patches.points[i], strict=True)},
+            "k_means": int(each["k-means"][i]),
+            "hdbscan": int(each["HDBSCAN"][i]),
             "silhouette": float(each["silhouette"][i]),
-            "map_x": float(each["map"][i, 0]), "map_y": float(each["map"][i, 1]),
+            "map_x": float(each["map"][i, 0]),
+            "map_y": float(each["map"][i, 1]),
         }
         for encoder, each in points.items()
         for i in range(len(patches.scans))
-    ]  # fmt: skip
+    ]

@@ -36,9 +36,13 @@ def draw_distributions(
     panels = figure.subplots(1, len(distances), squeeze=False, sharey=True)[0]
     for panel, (encoder, found) in zip(panels, distances.items(), strict=True):
         panel.boxplot(
-            [found[kind] for kind in kinds], whis=(5, 95), widths=0.6, vert=False,
-            medianprops={"color": "C0"}, flierprops={"markersize": 3, "alpha": 0.5},
-        )  # fmt: skip
+            [found[kind] for kind in kinds],
+            whis=(5, 95),
+            widths=0.6,
+            vert=False,
+            medianprops={"color": "C0"},
+            flierprops={"markersize": 3, "alpha": 0.5},
+        )
         panel.set_yticks(range(1, len(kinds) + 1), kinds)
         panel.set_xlim(left=0)
         panel.grid(axis="x", color="0.9")

@@ -43,8 +43,9 @@ def draw_estimates(
             one, height = estimates[row], place - shift
             if one.interval is not None:
                 axes.plot(one.interval, [height, height], color=color, linewidth=1.2)
-            axes.plot(one.mean, height, "o", color=color, markersize=4,
-                      label=name if place == 0 else None)  # fmt: skip
+            axes.plot(
+                one.mean, height, "o", color=color, markersize=4, label=name if place == 0 else None
+            )
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(left=0)

@@ -47,10 +47,14 @@ def draw_maps(maps: Mapping[str, Array], organs: Array, path: Path) -> None:
         for number, organ in enumerate(names):
             mine = np.flatnonzero(organs == organ)
             panel.scatter(
-                *places[mine].T, s=18, color=colors(number % COLORS), linewidths=0,
-                marker=MARKERS[number // COLORS % len(MARKERS)], alpha=0.8,
+                *places[mine].T,
+                s=18,
+                color=colors(number % COLORS),
+                linewidths=0,
+                marker=MARKERS[number // COLORS % len(MARKERS)],
+                alpha=0.8,
                 label=organ if panel is panels[0] and organ in named else None,
-            )  # fmt: skip
+            )
         panel.set_title(encoder, fontsize=9, parse_math=False)
         panel.set_xticks([])
         panel.set_yticks([])

@@ -108,12 +108,15 @@ def _evaluate(
                 flags[flag][cohort.name] = metrics
                 rows += [
                     {
-                        "encoder": encoder, "cohort": cohort.name, "flag": flag, "scan": name,
+                        "encoder": encoder,
+                        "cohort": cohort.name,
+                        "flag": flag,
+                        "scan": name,
                         "first": cohort.references[ranked[i, 0]],
                         **{metric: float(each[i]) for metric, each in metrics.items()},
                     }
                     for i, name in enumerate(cohort.queries)
-                ]  # fmt: skip
+                ]
     return values, rows
 
 

@@ -125,9 +125,13 @@ def run_saliency(
     estimates = {name: _estimate(rows, name, count, bootstrap) for name in embedders}
     metrics = estimate_rows(estimates, "encoder", "metric")
     settings = {
-        "data": data, "split": labelled.split, "scan": location.scan, **_named(location),
-        "recipe": recipe, "seed": bootstrap.seed,
-    }  # fmt: skip
+        "data": data,
+        "split": labelled.split,
+        "scan": location.scan,
+        **_named(location),
+        "recipe": recipe,
+        "seed": bootstrap.seed,
+    }
     write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
     write_csv(folder / "organs.csv", [{k: v for k, v in row.items() if k != "n"} for row in rows])
     table = summary(estimates, (INSIDE, VOLUME, FOCUS))
@@ -182,9 +186,15 @@ def _row(number: int, scan: str, encoder: str, patch: SalientPatch, heat: Array)
         mass = float(heat.sum())
         inside = float(heat[patch.organ].sum()) / mass if mass > 0 else volume
     return {
-        "encoder": encoder, "scan": scan, "class_id": patch.class_id, "organ": patch.what,
-        INSIDE: inside, VOLUME: volume, FOCUS: inside / volume, "n": number,
-    }  # fmt: skip
+        "encoder": encoder,
+        "scan": scan,
+        "class_id": patch.class_id,
+        "organ": patch.what,
+        INSIDE: inside,
+        VOLUME: volume,
+        FOCUS: inside / volume,
+        "n": number,
+    }
 
 
 def _estimate(
@@ -196,11 +206,13 @@ def _estimate(
     count = np.bincount(numbers, minlength=scans).tolist()
     return {
         metric: estimate_ratio(
-            np.bincount(numbers, [row[metric] for row in mine], scans).tolist(), count,
-            bootstrap.seed, bootstrap.resamples,
+            np.bincount(numbers, [row[metric] for row in mine], scans).tolist(),
+            count,
+            bootstrap.seed,
+            bootstrap.resamples,
         )
         for metric in (INSIDE, VOLUME, FOCUS)
-    }  # fmt: skip
+    }
 
 
 def _write_maps(
@@ -216,9 +228,13 @@ def _write_maps(
         write_heat_map(spread, read.affine, path)
     sizes = spacing_of(patch.affine)
     draw_patch(
-        patch.image[0].numpy(), patch.organ, maps, folder / f"{name}.png", f"{patch.what}, {scan}",
+        patch.image[0].numpy(),
+        patch.organ,
+        maps,
+        folder / f"{name}.png",
+        f"{patch.what}, {scan}",
         sizes.tolist(),
-    )  # fmt: skip
+    )
 
 
 def _file_name(text: str) -> str:

@@ -25,9 +25,18 @@ __all__ = ["ORGANS", "run_organ_mnist"]
 
 #: Labels of OrganMNIST3D (MedMNIST v2).
 ORGANS = (
-    "liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder", "heart",
-    "lung-right", "lung-left", "spleen", "pancreas",
-)  # fmt: skip
+    "liver",
+    "kidney-right",
+    "kidney-left",
+    "femur-right",
+    "femur-left",
+    "bladder",
+    "heart",
+    "lung-right",
+    "lung-left",
+    "spleen",
+    "pancreas",
+)
 METRICS = {"AP": average_precision_at, "P": precision_at, "hit rate": hit_at}
 AT = (1, 3, 5, 10)
 #: The published AP@3 of CT-FM, for comparison; it is not a figure of this project.
@@ -92,9 +101,11 @@ def run_organ_mnist(
             if (volumes.query_labels == i).any()
         }
     settings = {
-        "data": Path(data).name, "batch_size": encoders.batch_size, "amp": encoders.amp,
+        "data": Path(data).name,
+        "batch_size": encoders.batch_size,
+        "amp": encoders.amp,
         "seed": bootstrap.seed,
-    }  # fmt: skip
+    }
     folder = Path(out).expanduser()
     rows = estimate_rows(estimates, "encoder", "metric")
     by_organ = estimate_rows(organs, "encoder", "organ")
@@ -143,8 +154,9 @@ def _relevant(
     parts = []
     for images in (data.references, data.queries):
         rows = []
-        for first in tqdm(range(0, len(images), size), desc=candidate.name, leave=False,
-                          disable=None):  # fmt: skip
+        for first in tqdm(
+            range(0, len(images), size), desc=candidate.name, leave=False, disable=None
+        ):
             batch = torch.from_numpy(images[first : first + size]).float() / 255
             batch = batch.permute(0, 3, 2, 1)[:, None].to(device)
             with torch.inference_mode():

@@ -58,9 +58,13 @@ class EmbeddedPatches:
             )
         embeddings = {name: rows[kept] for name, rows in self.embeddings.items()}
         return EmbeddedPatches(
-            self.names, self.scans[kept], self.class_ids[kept], self.points[kept], self.outside,
+            self.names,
+            self.scans[kept],
+            self.class_ids[kept],
+            self.points[kept],
+            self.outside,
             embeddings,
-        )  # fmt: skip
+        )
 
 
 def embed_patches(

@@ -100,9 +100,11 @@ def run_stability(
         for name, each in distances.items()
     }
     settings = {
-        "pairs": str(pairs), "subjects": len(set(listed.subjects)), "recipe": recipe,
+        "pairs": str(pairs),
+        "subjects": len(set(listed.subjects)),
+        "recipe": recipe,
         "seed": bootstrap.seed,
-    }  # fmt: skip
+    }
     metrics = estimate_rows(estimates, "encoder", "metric")
     write_report(folder, PROTOCOL, REMARK, settings, candidates, metrics)
     write_csv(folder / "distances.csv", _rows(distances))

@@ -85,8 +85,11 @@ def log_warnings(path: str, found: Sequence[str]) -> None:
 def _air_in_corners(volume: Array) -> bool:
     """A head is round: the corners of its slices hold air, or what scanners write beyond it."""
     rows, columns = (max(1, n // 12) for n in volume.shape[1:])
-    corners = (volume[:, i, j] for i in (slice(rows), slice(-rows, None))
-               for j in (slice(columns), slice(-columns, None)))  # fmt: skip
+    corners = (
+        volume[:, i, j]
+        for i in (slice(rows), slice(-rows, None))
+        for j in (slice(columns), slice(-columns, None))
+    )
     return any(float((corner < AIR_HU).mean()) > 0.1 for corner in corners)
 
 

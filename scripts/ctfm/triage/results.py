@@ -30,7 +30,7 @@ __all__ = [
     "TriageTable",
     "calibration_beside",
     "calibration_sha256",
-]  # fmt: skip
+]
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,9 @@ def calibration_beside(path: str) -> Calibration:
         return read_calibration(path)
     logger.warning(
         "%s is not there: probabilities are not calibrated, and 0.5 is the only operating point; "
-        "calibrate.yaml writes it from the validation list", path,
-    )  # fmt: skip
+        "calibrate.yaml writes it from the validation list",
+        path,
+    )
     nan = float("nan")
     fixed = OperatingPoint("fixed", 0.5, "0.5, fixed", nan, nan)
     return Calibration(1.0, (fixed,), 0, 0, "none", (nan, nan))

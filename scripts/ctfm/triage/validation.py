@@ -106,10 +106,15 @@ class EvaluationReport:
         subjects = {row["subject"] for row in rows}
         try:
             text = score_predictions(
-                self.folder / TABLE, "label", "logit", self.folder, logits=True, seed=self.seed,
+                self.folder / TABLE,
+                "label",
+                "logit",
+                self.folder,
+                logits=True,
+                seed=self.seed,
                 subject="subject" if len(subjects) < len(rows) else None,
                 calibration=self.calibration if chosen.cases else None,
-            )  # fmt: skip
+            )
         except UserError as error:
             logger.warning("no report: %s", error)
             return
@@ -162,6 +167,7 @@ def _points(calibration: Calibration) -> list[str]:
 def _cells(decision: Decision) -> list[Any]:
     # all digits: other thresholds are tried on these, and logits next to one may be equal else
     return [
-        repr(decision.logit), repr(decision.probability),
+        repr(decision.logit),
+        repr(decision.probability),
         *(int(positive) for positive in decision.positive.values()),
-    ]  # fmt: skip
+    ]

@@ -17,9 +17,13 @@ TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2"}
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
 SRUN = {**BATCH, "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}
 ARRAY = {
-    **BATCH, "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "0",
-    "SLURM_ARRAY_TASK_MAX": "15", "SLURM_ARRAY_TASK_COUNT": "16",
-}  # fmt: skip
+    **BATCH,
+    "SLURM_NTASKS": "1",
+    "SLURM_ARRAY_TASK_ID": "5",
+    "SLURM_ARRAY_TASK_MIN": "0",
+    "SLURM_ARRAY_TASK_MAX": "15",
+    "SLURM_ARRAY_TASK_COUNT": "16",
+}
 KUBERNETES = {"JOB_COMPLETION_INDEX": "5"}
 
 
@@ -43,8 +47,10 @@ class TestParts:
     def test_parts_stay_the_same_for_good(self) -> None:
         """On every machine, by every Python: results of earlier runs lie by these."""
         assert [part(["p1", "p2", "p3", "a/b é"], Shard(i, 3)) for i in range(3)] == [
-            ["a/b é"], ["p2", "p3"], ["p1"],
-        ]  # fmt: skip
+            ["a/b é"],
+            ["p2", "p3"],
+            ["p1"],
+        ]
 
     def test_parts_are_of_nearly_one_size(self) -> None:
         sizes = [len(part(NAMES, Shard(i, 8))) for i in range(8)]
@@ -95,9 +101,18 @@ class TestWhosePart:
             (TORCHRUN, 4, Shard(2, 4)),
             (TORCHRUN, 1, Shard(0, 1)),
         ],
-        ids=["array", "task again", "kubernetes", "torchrun in each pod", "srun in each task",
-             "torchrun over all pods", "array, own scans", "torchrun", "torchrun, own scans"],
-    )  # fmt: skip
+        ids=[
+            "array",
+            "task again",
+            "kubernetes",
+            "torchrun in each pod",
+            "srun in each task",
+            "torchrun over all pods",
+            "array, own scans",
+            "torchrun",
+            "torchrun, own scans",
+        ],
+    )
     def test_arrays_are_told_how_many_they_are(
         self, environment: dict[str, str], shards: int, expected: Shard
     ) -> None:

@@ -11,7 +11,13 @@ from monai.networks.nets.segresnet_ds import SegResEncoder
 
 from ctfm.base.errors import UserError
 from ctfm.contract import tasks as contract
-from ctfm.contract.classes import DECATHLON_TUMORS
+from ctfm.contract.classes import (
+    CLASS_GROUPS,
+    DECATHLON_TUMORS,
+    TOTALSEGMENTATOR_V1,
+    TOTALSEGMENTATOR_V2,
+    class_group,
+)
 from ctfm.loading.store.recipe import store_recipe
 
 
@@ -70,8 +76,8 @@ def test_class_names_and_ids_are_those_of_totalsegmentator() -> None:
     peer = pytest.importorskip(
         "totalsegmentator.map_to_binary", reason="TotalSegmentator's table is not installed"
     )
-    assert peer.class_map["total"] == contract.TOTALSEGMENTATOR_V2
-    assert peer.class_map["total_v1"] == contract.TOTALSEGMENTATOR_V1
+    assert peer.class_map["total"] == TOTALSEGMENTATOR_V2
+    assert peer.class_map["total_v1"] == TOTALSEGMENTATOR_V1
 
 
 @pytest.mark.parametrize(
@@ -88,17 +94,17 @@ def test_class_names_and_ids_are_those_of_totalsegmentator() -> None:
     ],
 )
 def test_groups_have_the_published_sizes(group: str, classes: int, in_v2: int) -> None:
-    found = contract.class_group(group)
+    found = class_group(group)
     assert (len(found.ids), len(found.v2_ids)) == (classes, in_v2)
     assert len(found.missing_in_v2) == classes - in_v2
 
 
 def test_v1_groups_partition_the_v1_classes() -> None:
     names = ("organs", "vertebrae", "cardiac", "muscles", "ribs")
-    ids = sorted(i for name in names for i in contract.CLASS_GROUPS[name].ids)
-    assert ids == list(contract.TOTALSEGMENTATOR_V1)
+    ids = sorted(i for name in names for i in CLASS_GROUPS[name].ids)
+    assert ids == list(TOTALSEGMENTATOR_V1)
 
 
 def test_unknown_group_is_refused_with_the_choices() -> None:
     with pytest.raises(UserError, match="choose one of v2, v1, organs"):
-        contract.class_group("bones")
+        class_group("bones")

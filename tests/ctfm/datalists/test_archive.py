@@ -139,8 +139,9 @@ class TestFiles:
         run = Run(root)
         assert run.names() == ["good/ct.nii.gz", "one_time.nii.gz"]
         assert excluded(run.out)["time.nii.gz"] == (
-            "not one three-dimensional volume", f"(9, 9, {SLICES}, 2) voxels of 1 values",
-        )  # fmt: skip
+            "not one three-dimensional volume",
+            f"(9, 9, {SLICES}, 2) voxels of 1 values",
+        )
 
     def test_colours(self, root: Path) -> None:
         colours = np.zeros((9, 9, SLICES), [("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -199,8 +200,9 @@ class TestFiles:
     def test_link_to_nothing(self, root: Path) -> None:
         (root / "gone.nii.gz").symlink_to(root / "nowhere.nii.gz")
         assert reason(root, "gone.nii.gz") == (
-            "cannot be read", "ValueError: no file, or a link to none",
-        )  # fmt: skip
+            "cannot be read",
+            "ValueError: no file, or a link to none",
+        )
 
     def test_name_that_no_table_can_hold(self, root: Path) -> None:
         save_ct(root / "odd.nii.gz").rename(root / os.fsdecode(b"od\xff.nii.gz"))
@@ -407,8 +409,9 @@ class TestValidation:
             write_dicom(root / f"s{number}", change=setting(PatientID=f"P{number % 2}"))
         run = Run(root, validation=0.5)
         assert {tuple(run.names(part)) for part in ("training", "validation")} == {
-            ("s0", "s2"), ("s1", "s3"),
-        }  # fmt: skip
+            ("s0", "s2"),
+            ("s1", "s3"),
+        }
 
 
 def test_same_bytes_with_any_number_of_workers(root: Path) -> None:

@@ -87,8 +87,14 @@ def test_layout_is_sorted_and_loads_in_monai(tmp_path):
     out = write(tmp_path / "deep" / "list.json", training=rows)
     content = json.loads(out.read_text())
     assert list(content) == [
-        "name", "description", "licence", "modality", "labels", "provenance", "training",
-    ]  # fmt: skip
+        "name",
+        "description",
+        "licence",
+        "modality",
+        "labels",
+        "provenance",
+        "training",
+    ]
     assert list(content["labels"].items()) == [("0", "background"), ("1", "spleen"), ("2", "liver")]
     loaded = load_decathlon_datalist(out, True, "training", base_dir=tmp_path)
     assert loaded == [

@@ -62,17 +62,37 @@ def images(content: dict[str, Any], part: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "contrast"),
     [
-        ("CT PLAIN THIN", False), ("CT Plain 3mm", False), ("CT POST CONTRAST-2", True),
-        ("CT 55mm Plain-2", False), ("CT PRE CONTRAST 5MM STD", False), ("CT 0.625mm", False),
-        ("CT PRE CONTRAST THIN", False), ("CT 4cc sec 150cc D3D on", True), ("CT ORAL IV", True),
-        ("CT 55mm Contrast", True), ("CT Thin Contrast", True), ("CT C THIN", True),
-        ("CT C-2", True), ("CT CECT THIN", True), ("CT 1.25 MMC", True), ("CT 5 MM", False),
-        ("CT 5 MM PRE CONTRAST", False), ("CT BRAIN PLAIN", False), ("CT HELICAL", False),
-        ("HEAD W/O CONTRAST", False), ("Head without IV contrast", False), ("CTA Head", True),
-        ("Unknown Study", False), ("Angio 1.0", True), ("C+ head", True), ("NCCT", False),
-        ("Non-contrast head", False), ("brain perfusion", True), ("series_12", False),
+        ("CT PLAIN THIN", False),
+        ("CT Plain 3mm", False),
+        ("CT POST CONTRAST-2", True),
+        ("CT 55mm Plain-2", False),
+        ("CT PRE CONTRAST 5MM STD", False),
+        ("CT 0.625mm", False),
+        ("CT PRE CONTRAST THIN", False),
+        ("CT 4cc sec 150cc D3D on", True),
+        ("CT ORAL IV", True),
+        ("CT 55mm Contrast", True),
+        ("CT Thin Contrast", True),
+        ("CT C THIN", True),
+        ("CT C-2", True),
+        ("CT CECT THIN", True),
+        ("CT 1.25 MMC", True),
+        ("CT 5 MM", False),
+        ("CT 5 MM PRE CONTRAST", False),
+        ("CT BRAIN PLAIN", False),
+        ("CT HELICAL", False),
+        ("HEAD W/O CONTRAST", False),
+        ("Head without IV contrast", False),
+        ("CTA Head", True),
+        ("Unknown Study", False),
+        ("Angio 1.0", True),
+        ("C+ head", True),
+        ("NCCT", False),
+        ("Non-contrast head", False),
+        ("brain perfusion", True),
+        ("series_12", False),
     ],
-)  # fmt: skip
+)
 def test_words_of_contrast(text: str, contrast: bool) -> None:
     assert (says_contrast([text]) is not None) is contrast
 
@@ -86,12 +106,28 @@ def test_contrast_agent() -> None:
 @pytest.mark.parametrize(
     ("kernel", "sharp"),
     [
-        ("H31s", False), ("H60s", True), ("Hr40d\\3", False), ("Hr59d\\3", True), ("J70h", True),
-        ("STANDARD", False), ("SOFT", False), ("BONE", True), ("BONEPLUS", True), ("EDGE", True),
-        ("FC21", False), ("FC26", False), ("FC30", True), ("FC81", True), ("UB", False),
-        ("B", False), ("D", True), ("YC", True), ("", False), ("LUNG", True),
+        ("H31s", False),
+        ("H60s", True),
+        ("Hr40d\\3", False),
+        ("Hr59d\\3", True),
+        ("J70h", True),
+        ("STANDARD", False),
+        ("SOFT", False),
+        ("BONE", True),
+        ("BONEPLUS", True),
+        ("EDGE", True),
+        ("FC21", False),
+        ("FC26", False),
+        ("FC30", True),
+        ("FC81", True),
+        ("UB", False),
+        ("B", False),
+        ("D", True),
+        ("YC", True),
+        ("", False),
+        ("LUNG", True),
     ],
-)  # fmt: skip
+)
 def test_kernels(kernel: str, sharp: bool) -> None:
     assert says_sharp([], kernel) is sharp
 
@@ -200,8 +236,12 @@ def test_series_that_are_left_out(tmp_path: Path, options: dict[str, Any], reaso
 
         for file in (root / "series_0" / "bad").iterdir():
             file.unlink()
-        write_series(root / "series_0" / "bad", np.zeros((SLICES, 6, 6), int), at=range(SLICES),
-                     change=change)  # fmt: skip
+        write_series(
+            root / "series_0" / "bad",
+            np.zeros((SLICES, 6, 6), int),
+            at=range(SLICES),
+            change=change,
+        )
     found = Listed(root)
     assert found.first is None
     assert found.excluded["series_0/bad"][0] == reason
@@ -217,8 +257,12 @@ def test_contrast_and_short_series_on_request(tmp_path: Path) -> None:
 def test_missing_slices_and_damaged_files(tmp_path: Path) -> None:
     root = sinoct_root(tmp_path)
     gap = [*range(10), *range(14, 28)]
-    write_series(root / "series_0" / "gap", np.zeros((24, 6, 6), int), at=gap,
-                 plane=(*AXIAL[:2], (0.0, 0.0, 5.0)))  # fmt: skip
+    write_series(
+        root / "series_0" / "gap",
+        np.zeros((24, 6, 6), int),
+        at=gap,
+        plane=(*AXIAL[:2], (0.0, 0.0, 5.0)),
+    )
     broken = write_head(root / "series_0" / "broken")
     file = sorted(broken.iterdir())[0]
     file.write_bytes(file.read_bytes()[:400])
@@ -266,8 +310,9 @@ def test_published_split_is_that_of_the_published_code() -> None:
     # in the published table of predictions on the test list
     assert {"series_1", "series_13", "series_100", "series_1000", "series_1013"} <= test
     assert [sum(p == part for p in found.values()) for part in ("training", "validation")] == [
-        7823, 978,
-    ]  # fmt: skip
+        7823,
+        978,
+    ]
 
 
 def test_sinoct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,8 +450,9 @@ def test_cq500(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert content["provenance"]["rule"] == "any"
     assert content["provenance"]["left_out"] == {
-        "another series of the study is taken": 4, "contrast agent": 4,
-    }  # fmt: skip
+        "another series of the study is taken": 4,
+        "contrast agent": 4,
+    }
     assert "4 test (3 abnormal); 8 left out" in capsys.readouterr().err
     cq500(root, out, rule="majority", workers=1)
     majority = json.loads(out.read_text())["test"]
@@ -479,8 +525,10 @@ def test_any_table(tmp_path: Path) -> None:
     sizes = [len(content[part]) for part in ("training", "validation", "test")]
     assert sum(sizes) == 40
     assert sizes[0] == 32
-    patients = [{Path(row["image"]).parent.name for row in content[part]}
-                for part in ("training", "validation", "test")]  # fmt: skip
+    patients = [
+        {Path(row["image"]).parent.name for row in content[part]}
+        for part in ("training", "validation", "test")
+    ]
     assert not patients[0] & patients[1]
     assert not patients[0] & patients[2]
     assert not patients[1] & patients[2]
@@ -494,8 +542,9 @@ def test_split_column(tmp_path: Path) -> None:
     table, root = any_root(tmp_path)
     content = listed(tmp_path, table, root, split="fold", subject="patient")
     assert [len(content[part]) for part in ("training", "validation", "test")] == [14, 14, 12]
-    table.write_text(table.read_text().replace("p0/1.nii.gz,p0,bleed,train",
-                                               "p0/1.nii.gz,p0,bleed,test"))  # fmt: skip
+    table.write_text(
+        table.read_text().replace("p0/1.nii.gz,p0,bleed,train", "p0/1.nii.gz,p0,bleed,test")
+    )
     with pytest.raises(UserError, match="subject p0 is in two lists, training and test"):
         listed(tmp_path, table, root, split="fold", subject="patient")
     assert len(listed(tmp_path, table, root, split="fold")["test"]) == 13
@@ -564,5 +613,6 @@ def test_drawn_lists_are_stratified_and_nested() -> None:
     assert sum(classes[name] for name in small) == 2
     assert len(small) == 10
     fewer = {name: label for name, label in classes.items() if name != "p1"}
-    assert {n for n, part in stratified_split(fewer, (0.1, 0, 0.9), 0).items()
-            if part == "training"} >= small - {"p1"}  # fmt: skip
+    assert {
+        n for n, part in stratified_split(fewer, (0.1, 0, 0.9), 0).items() if part == "training"
+    } >= small - {"p1"}

@@ -33,10 +33,23 @@ VISTA3D = Path(__file__).resolve().parents[4] / "shared/data/splits/vista3d_Tota
 # Positions in the training list of VISTA3D's split file of those subjects that the table published
 # with CT-FM's semantic search (474 subjects) marks as validation, and of some it marks as training.
 PUBLISHED_VALIDATION = {
-    76: "s0994", 107: "s0765", 231: "s0635", 280: "s1038", 318: "s1422", 327: "s0373",
-    371: "s0928", 405: "s0536", 439: "s1135", 532: "s1028", 533: "s0565", 538: "s0612",
-    703: "s1343", 774: "s0648", 841: "s0355", 865: "s0959",
-}  # fmt: skip
+    76: "s0994",
+    107: "s0765",
+    231: "s0635",
+    280: "s1038",
+    318: "s1422",
+    327: "s0373",
+    371: "s0928",
+    405: "s0536",
+    439: "s1135",
+    532: "s1028",
+    533: "s0565",
+    538: "s0612",
+    703: "s1343",
+    774: "s0648",
+    841: "s0355",
+    865: "s0959",
+}
 PUBLISHED_TRAINING = {0, 2, 3, 4, 6, 10, 11, 12, 17, 18, 21, 27, 33, 35, 37, 39, 40, 42, 45, 47}
 
 

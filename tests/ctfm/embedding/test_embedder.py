@@ -64,9 +64,15 @@ def test_embeddings_are_those_of_the_table(
     pooling: str, checkpoint: str, oblique: Path, tmp_path: Path
 ) -> None:
     run_here(
-        "inference", bundle=EXTRACTOR, input=str(oblique), output_dir=str(tmp_path), amp=False,
-        checkpoint=checkpoint, pooling=pooling, progress=False,
-    )  # fmt: skip
+        "inference",
+        bundle=EXTRACTOR,
+        input=str(oblique),
+        output_dir=str(tmp_path),
+        amp=False,
+        checkpoint=checkpoint,
+        pooling=pooling,
+        progress=False,
+    )
     table = pd.read_parquet(tmp_path / "embeddings.parquet")
     made = json.loads((tmp_path / "embeddings.parquet" / "_made_with.json").read_text())
     recipe = make_recipe(pooling=pooling, **SMALL)

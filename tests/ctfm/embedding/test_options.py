@@ -13,8 +13,11 @@ def test_what_is_not_said_is_the_recipes_own() -> None:
     assert WindowOptions().recipe("stability") == make_recipe("stability")
     recipe = WindowOptions(spacing=(3, 3, 3), overlap=0.0).recipe("semantic_search", amp=False)
     assert recipe == {
-        **make_recipe("semantic_search"), "spacing": [3, 3, 3], "overlap": 0.0, "amp": False,
-    }  # fmt: skip
+        **make_recipe("semantic_search"),
+        "spacing": [3, 3, 3],
+        "overlap": 0.0,
+        "amp": False,
+    }
 
 
 @pytest.mark.parametrize(

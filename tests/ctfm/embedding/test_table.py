@@ -60,11 +60,21 @@ def test_one_line_of_pandas_reads_rows_of_patches_and_scans(
     write(tmp_path, network, first, second)
     rows = read(tmp_path)
     assert list(rows.columns) == [
-        "scan", "kind", "x_mm", "y_mm", "z_mm", "spacing", "patch", "embedding",
-    ]  # fmt: skip
+        "scan",
+        "kind",
+        "x_mm",
+        "y_mm",
+        "z_mm",
+        "spacing",
+        "patch",
+        "embedding",
+    ]
     assert rows.groupby(["scan", "kind"]).size().to_dict() == {
-        ("a", "patch"): 4, ("a", "scan"): 1, ("deep/er/b", "patch"): 4, ("deep/er/b", "scan"): 1,
-    }  # fmt: skip
+        ("a", "patch"): 4,
+        ("a", "scan"): 1,
+        ("deep/er/b", "patch"): 4,
+        ("deep/er/b", "scan"): 1,
+    }
     patches = rows[(rows.scan == "a") & (rows.kind == "patch")]
     expected = first.state.output[0]["pred"].flatten(1).T.numpy()
     embeddings = np.stack(list(patches.embedding))

@@ -62,9 +62,11 @@ def distances_in_words(a: np.ndarray, b: np.ndarray, spacing) -> np.ndarray:
         return [v for v in voxels if any(tuple(np.add(v, s)) not in voxels for s in steps)]
 
     return np.array(
-        [min(math.dist(np.multiply(v, spacing), np.multiply(w, spacing)) for w in surface(b))
-         for v in surface(a)]
-    )  # fmt: skip
+        [
+            min(math.dist(np.multiply(v, spacing), np.multiply(w, spacing)) for w in surface(b))
+            for v in surface(a)
+        ]
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -62,9 +62,13 @@ def test_mean_and_ratio_are_those_of_scipys_bootstrap() -> None:
         (estimate_ratio(parts, wholes, 5, 999), (parts, wholes), ratio),
     ):
         expected = stats.bootstrap(
-            samples, statistic, paired=len(samples) > 1, n_resamples=999, method="percentile",
+            samples,
+            statistic,
+            paired=len(samples) > 1,
+            n_resamples=999,
+            method="percentile",
             random_state=np.random.default_rng(5),
-        ).confidence_interval  # fmt: skip
+        ).confidence_interval
         assert found.interval == pytest.approx(tuple(expected), rel=1e-13)
 
 
@@ -100,8 +104,12 @@ def test_texts_of_intervals() -> None:
     assert value_text(0.91, (0.88, 0.94), 2) == "0.91 (0.88 to 0.94)"
     assert value_text(NAN, None) == "-"
     assert bootstrap_settings(7, 500) == {
-        "over": "cases", "method": "percentile", "confidence": 0.95, "resamples": 500, "seed": 7,
-    }  # fmt: skip
+        "over": "cases",
+        "method": "percentile",
+        "confidence": 0.95,
+        "resamples": 500,
+        "seed": 7,
+    }
 
 
 def test_farthest_corner_is_the_farthest_of_all_voxels() -> None:

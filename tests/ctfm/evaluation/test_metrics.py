@@ -205,8 +205,11 @@ def test_table_is_aligned_and_complete():
     assert "ASD mm" in lines[0]
     assert "NSD 3 mm" in lines[0]
     assert [line[:11].strip() for line in lines[2:]] == [
-        "all classes", "1 class_1", "2 class_2", "3 class_3",
-    ]  # fmt: skip
+        "all classes",
+        "1 class_1",
+        "2 class_2",
+        "3 class_3",
+    ]
     assert " 0.860 " in lines[3]
     assert " 0.400 " in lines[4]
     assert " to " in lines[3]

@@ -12,10 +12,14 @@ from ctfm.imaging.file_names import RESULT_SUFFIX, is_nifti
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("a.nii", True), ("a.NII.GZ", True), (f"a{RESULT_SUFFIX}", True), ("a.gz", False),
-        ("a.nii.gz.part", False), ("a.nrrd", False),
+        ("a.nii", True),
+        ("a.NII.GZ", True),
+        (f"a{RESULT_SUFFIX}", True),
+        ("a.gz", False),
+        ("a.nii.gz.part", False),
+        ("a.nrrd", False),
     ],
-)  # fmt: skip
+)
 def test_nifti_is_known_by_its_name(name: str, expected: bool) -> None:
     assert is_nifti(name) is expected
     assert is_nifti(Path("folder", name)) is expected

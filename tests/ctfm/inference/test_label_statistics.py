@@ -22,8 +22,10 @@ def test_each_class(order: str) -> None:
     image = np.asarray(generator.normal(50, 400, label.shape), np.float32, order=order)
     found = label_statistics(label, image, AFFINE, {40: "liver"})
     assert [(row.class_id, row.name) for row in found] == [
-        (40, "liver"), (80, "class 80"), (120, "class 120"),
-    ]  # fmt: skip
+        (40, "liver"),
+        (80, "class 80"),
+        (120, "class 120"),
+    ]
     for row in found:
         inside = label == row.class_id
         assert row.voxels == inside.sum()

@@ -105,10 +105,13 @@ def test_legend_lists_structures_by_volume(tmp_path, monkeypatch):
     legend = found[found.index("liver") : found.index("class 5") + 2]
     voxel_ml = 2 * 2 * 3 / 1000
     assert legend == [
-        "liver", f"{8 * 14 * 10 * voxel_ml:.1f} ml",
-        "spleen", f"{6 * 8 * 8 * voxel_ml:.1f} ml",
-        "class 5", "0.012 ml",
-    ]  # fmt: skip
+        "liver",
+        f"{8 * 14 * 10 * voxel_ml:.1f} ml",
+        "spleen",
+        f"{6 * 8 * 8 * voxel_ml:.1f} ml",
+        "class 5",
+        "0.012 ml",
+    ]
     assert {"R", "L", "A", "P", "S", "I"} <= set(found)
     assert any(text.startswith("3 structures") for text in found)
 

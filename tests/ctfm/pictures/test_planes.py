@@ -52,11 +52,15 @@ def test_radiological_convention():
 def test_size_is_in_mm_and_slices_are_counted_from_left_posterior_inferior():
     planes = {plane.name: plane for plane in extract_planes(*phantom())}
     assert {name: plane.size_mm for name, plane in planes.items()} == {
-        "axial": (20.0, 12.0), "coronal": (40.0, 12.0), "sagittal": (40.0, 20.0),
-    }  # fmt: skip
+        "axial": (20.0, 12.0),
+        "coronal": (40.0, 12.0),
+        "sagittal": (40.0, 20.0),
+    }
     assert {name: plane.count for name, plane in planes.items()} == {
-        "axial": 8, "coronal": 10, "sagittal": 12,
-    }  # fmt: skip
+        "axial": 8,
+        "coronal": 10,
+        "sagittal": 12,
+    }
     image, label, _ = phantom()
     axial = planes["axial"]
     assert axial.index in (3, 4)
@@ -74,8 +78,10 @@ def test_stored_order_of_axes_does_not_matter(orientation):
         extract_planes(image, label, affine), extract_planes(*stored, stored_affine), strict=True
     ):
         assert (found.name, found.marks, found.index) == (
-            expected.name, expected.marks, expected.index,
-        )  # fmt: skip
+            expected.name,
+            expected.marks,
+            expected.index,
+        )
         assert found.pixel_mm == pytest.approx(expected.pixel_mm)
         np.testing.assert_array_equal(found.image, expected.image)
         np.testing.assert_array_equal(found.label, expected.label)

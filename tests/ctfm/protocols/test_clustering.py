@@ -23,9 +23,14 @@ from support import make_ct, save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK: dict[str, Any] = {
-    "spacing": (3, 3, 3), "patch": (16, 16, 16), "amp": False, "device": "cpu",
-    "input_check": "off", "progress": False, "resamples": 100,
-}  # fmt: skip
+    "spacing": (3, 3, 3),
+    "patch": (16, 16, 16),
+    "amp": False,
+    "device": "cpu",
+    "input_check": "off",
+    "progress": False,
+    "resamples": 100,
+}
 
 
 @pytest.mark.parametrize("kinds", [2, 5])
@@ -38,8 +43,9 @@ def test_figures_are_scikit_learns(kinds: int) -> None:
     assert tables.sum() == 60
     mine = mutual_information(tables.sum(0)), adjusted_rand_index(tables.sum(0))
     theirs = (
-        normalized_mutual_info_score(organs, clusters), adjusted_rand_score(organs, clusters),
-    )  # fmt: skip
+        normalized_mutual_info_score(organs, clusters),
+        adjusted_rand_score(organs, clusters),
+    )
     np.testing.assert_allclose(mine, theirs, atol=1e-12)
     # a scan that is drawn twice counts twice
     weighted = np.einsum("s,slc->lc", [2.0, 0, 1, 1], tables)

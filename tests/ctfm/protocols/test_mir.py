@@ -20,8 +20,12 @@ from support import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS = {"liver": "Task03_Liver", "lung": "Task06_Lung", "pancreas": "Task07_Pancreas",
-         "colon": "Task10_Colon"}  # fmt: skip
+TASKS = {
+    "liver": "Task03_Liver",
+    "lung": "Task06_Lung",
+    "pancreas": "Task07_Pancreas",
+    "colon": "Task10_Colon",
+}
 QUICK: dict[str, Any] = {"device": "cpu", "amp": False, "input_check": "off", "resamples": 50}
 
 
@@ -58,10 +62,15 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mine = [f"{organ}_{i:03d}.nii.gz" for i in (1, 3)]
         normal = [f"{other}_{i:03d}.nii.gz" for i in (0, 2)]
         labels = [
-            {"name": name, "organ": organ, "lesion_group": 2 if name in mine else -1,
-             "cancer_flag": int(name in mine), "CaptionV1": "a caption, quoted"}
+            {
+                "name": name,
+                "organ": organ,
+                "lesion_group": 2 if name in mine else -1,
+                "cancer_flag": int(name in mine),
+                "CaptionV1": "a caption, quoted",
+            }
             for name in (*mine, *normal)
-        ]  # fmt: skip
+        ]
         data = root / "3D-MIR" / "Data"
         mark = "\ufeff" if organ in ("lung", "pancreas") else ""
         write_csv(data / "3DMIR_labels" / f"{organ}_labels_and_captions.csv", labels, mark)

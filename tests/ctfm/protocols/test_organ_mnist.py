@@ -93,8 +93,16 @@ def test_axes_are_those_of_the_published_script(
 
     monkeypatch.setattr(PooledEncoder, "forward", note)
     data = write(tmp_path / "o.npz")
-    call(run_organ_mnist, [encoder], str(data), str(tmp_path / "out"), batch_size=18, device="cpu",
-                resamples=10, amp=False)  # fmt: skip
+    call(
+        run_organ_mnist,
+        [encoder],
+        str(data),
+        str(tmp_path / "out"),
+        batch_size=18,
+        device="cpu",
+        resamples=10,
+        amp=False,
+    )
     stored = np.load(data)["train_images"][:1].astype(np.float32) / 255
     published = stored[0][None].transpose(0, 3, 2, 1)  # item (1, 64, 64, 64) of medmnist
     np.testing.assert_allclose(seen[0][0].numpy(), published, atol=1e-6)

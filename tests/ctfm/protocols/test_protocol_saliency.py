@@ -24,9 +24,14 @@ from support import make_ct, save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK: dict[str, Any] = {
-    "spacing": (6, 6, 6), "patch": (16, 16, 16), "amp": False, "device": "cpu",
-    "input_check": "off", "progress": False, "resamples": 50,
-}  # fmt: skip
+    "spacing": (6, 6, 6),
+    "patch": (16, 16, 16),
+    "amp": False,
+    "device": "cpu",
+    "input_check": "off",
+    "progress": False,
+    "resamples": 50,
+}
 
 
 def test_what_is_looked_at_stands_out() -> None:
@@ -92,9 +97,9 @@ def test_maps_and_tables_are_written(data: str, tmp_path: Path) -> None:
     assert found["random, seed 0", "patch in the organ"]["count"] == "3"
     maps = sorted((out / "maps").glob("*_encoder.pt.nii.gz"))
     assert [path.name for path in maps] == [
-        f"s{n}_ct_{organ}_encoder.pt.nii.gz" for n, organ in ((0, "liver"), (0, "spleen"),
-                                                             (1, "spleen"))
-    ]  # fmt: skip
+        f"s{n}_ct_{organ}_encoder.pt.nii.gz"
+        for n, organ in ((0, "liver"), (0, "spleen"), (1, "spleen"))
+    ]
     stored = nib.load(Path(data).parent / "s0" / "ct.nii.gz")
     heat = nib.load(maps[0])
     assert heat.shape == stored.shape
@@ -116,8 +121,10 @@ def test_a_place_of_one_scan(data: str, tmp_path: Path) -> None:
     assert "patches: 1, scans: 1" in told
     names = sorted(path.name for path in (out / "maps").iterdir())
     assert names == [
-        "ct_place.png", "ct_place_encoder.pt.nii.gz", "ct_place_random_seed_0.nii.gz",
-    ]  # fmt: skip
+        "ct_place.png",
+        "ct_place_encoder.pt.nii.gz",
+        "ct_place_random_seed_0.nii.gz",
+    ]
     heat = nib.load(out / "maps" / names[1])
     stored = nib.load(scan)
     np.testing.assert_allclose(heat.affine, stored.affine)
@@ -136,10 +143,23 @@ def test_a_voxel_is_typed_in_any_way(
 ) -> None:
     folder, out = Path(data).parent, tmp_path / "out"
     arguments = [
-        str(folder / "encoder.pt"), "--scan", str(folder / "s1" / "ct.nii.gz"), "--voxel", *typed,
-        "--spacing", "6,6,6", "--patch", "16,16,16", "--device", "cpu", "--out", str(out),
-        "--noprogress", "--resamples", "10",
-    ]  # fmt: skip
+        str(folder / "encoder.pt"),
+        "--scan",
+        str(folder / "s1" / "ct.nii.gz"),
+        "--voxel",
+        *typed,
+        "--spacing",
+        "6,6,6",
+        "--patch",
+        "16,16,16",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--noprogress",
+        "--resamples",
+        "10",
+    ]
     monkeypatch.setattr(sys, "argv", ["ctfm", "protocol", "saliency", *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     main()

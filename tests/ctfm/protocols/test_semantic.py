@@ -22,9 +22,15 @@ from support import make_ct, save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 COARSE: dict[str, Any] = {
-    "spacing": (3, 3, 3), "patch": (16, 16, 16), "overlap": 0.25, "amp": False, "device": "cpu",
-    "input_check": "off", "progress": False, "resamples": 100,
-}  # fmt: skip
+    "spacing": (3, 3, 3),
+    "patch": (16, 16, 16),
+    "overlap": 0.25,
+    "amp": False,
+    "device": "cpu",
+    "input_check": "off",
+    "progress": False,
+    "resamples": 100,
+}
 
 
 def test_estimates_by_hand() -> None:
@@ -69,8 +75,10 @@ def test_table_is_written_for_each_class(tmp_path: Path) -> None:
     encoders = {"encoder.pt", "random, seed 0", "nearest window", "random window"}
     assert {encoder for encoder, _, _ in found} == encoders
     assert len({organ for _, organ, _ in found}) == 4, "three organs, and all of them"
-    best, mine = (float(found[encoder, "all classes", "distance_mm"]["mean"])
-                  for encoder in ("nearest window", "encoder.pt"))  # fmt: skip
+    best, mine = (
+        float(found[encoder, "all classes", "distance_mm"]["mean"])
+        for encoder in ("nearest window", "encoder.pt")
+    )
     assert best <= mine
     assert (out / "distances.png").stat().st_size > 10_000
     first = (out / "metrics.csv").read_bytes()

@@ -23,9 +23,15 @@ from support import make_ct, save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK: dict[str, Any] = {
-    "spacing": (6, 4, 4), "patch": (16, 16, 16), "overlap": 0.25, "amp": False, "device": "cpu",
-    "input_check": "off", "progress": False, "resamples": 60,
-}  # fmt: skip
+    "spacing": (6, 4, 4),
+    "patch": (16, 16, 16),
+    "overlap": 0.25,
+    "amp": False,
+    "device": "cpu",
+    "input_check": "off",
+    "progress": False,
+    "resamples": 60,
+}
 
 
 def by_loops(table: np.ndarray) -> float:
@@ -140,8 +146,9 @@ def test_pairs_lie_closer_than_subjects(
     assert "within pairs / between subjects" in told
     with (out / "metrics.csv").open() as file:
         found = {(row["encoder"], row["metric"]): row for row in csv.DictReader(file)}
-    mine = {metric: float(row["mean"]) for (name, metric), row in found.items()
-            if name == "encoder.pt"}  # fmt: skip
+    mine = {
+        metric: float(row["mean"]) for (name, metric), row in found.items() if name == "encoder.pt"
+    }
     assert mine["within pairs"] < mine["between subjects"]
     assert mine["within pairs / between subjects"] < 1
     assert 0 <= mine["partner is nearest"] <= 1
@@ -166,9 +173,13 @@ def test_pairs_lie_closer_than_subjects(
 def test_without_second_scans(study: Path, tmp_path: Path) -> None:
     (tmp_path / "scans.csv").write_text("first\n0.nii.gz\n1.nii.gz\n2.nii.gz\n")
     told = call(
-        run_stability, [str(study / "encoder.pt")], str(tmp_path / "scans.csv"),
-        base_dir=str(study), out=str(tmp_path / "out"), **QUICK,
-    )  # fmt: skip
+        run_stability,
+        [str(study / "encoder.pt")],
+        str(tmp_path / "scans.csv"),
+        base_dir=str(study),
+        out=str(tmp_path / "out"),
+        **QUICK,
+    )
     assert "within pairs" not in told
     assert "sharper kernel / between subjects" in told
 
@@ -185,5 +196,12 @@ def test_tables_that_make_no_sense(study: Path, tmp_path: Path) -> None:
             call(run_stability, [encoder], str(path), out=str(tmp_path / "out"), **QUICK)
     path.write_text("first,second\n0.nii.gz,none.nii.gz\n1.nii.gz,1_again.nii.gz\n")
     with pytest.raises(UserError, match="1 of 4 scans failed"):
-        call(run_stability, [encoder], str(path), base_dir=str(study), out=str(tmp_path / "o"),
-                  changes=False, **QUICK)  # fmt: skip
+        call(
+            run_stability,
+            [encoder],
+            str(path),
+            base_dir=str(study),
+            out=str(tmp_path / "o"),
+            changes=False,
+            **QUICK,
+        )

@@ -230,8 +230,11 @@ FAULTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("portable", lambda b: write(b, "docs/README.md", "cd /home/me/x"), "/home/me"),
     ("configs", lambda b: write(b, "configs/deep/er/x.yaml", "a: ["), "x.yaml"),
     ("configs", lambda b: write(b, "configs/x.yaml", "[1]"), "holds a list"),
-    ("configs", lambda b: [(b / f"configs/{n}.json").unlink() for n in ("train", "inference")],
-     "no entry point"),
+    (
+        "configs",
+        lambda b: [(b / f"configs/{n}.json").unlink() for n in ("train", "inference")],
+        "no entry point",
+    ),
     ("references", lambda b: change(b, "configs/train.json", seed="@sed"), "@sed"),
     ("references", lambda b: write(b, "configs/x.yaml", "seed: '%sed'"), "sed"),
     ("references", lambda b: write(b, "configs/x.yaml", "train::nothing::here: 1"), "nothing"),
@@ -239,7 +242,7 @@ FAULTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("targets", lambda b: write(b, "configs/x.yaml", "a: {_target_: math.pi}"), "be called"),
     ("targets", lambda b: write(b, "configs/x.yaml", "loss::loss::smooth: 1"), "DiceCELoss"),
     ("targets", lambda b: change(b, "configs/train.json", a={"_target_": "Spacingd"}), "Spacingd"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ DIFFERENCES = [
     (lambda b: change(b, "configs/train.json", network_def__norm="INSTANCE"), "norm"),
     (lambda b: change(b, "configs/train.json", optimizer={"_target_": "x"}), "AdamW"),
     (lambda b: change(b, "configs/train.json", train__random_transforms=[]), "missing"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("spoil", "message"), DIFFERENCES)

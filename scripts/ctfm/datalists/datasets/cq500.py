@@ -25,10 +25,21 @@ READS = "reads.csv"
 READERS = ("R1", "R2", "R3")
 #: Columns of reads.csv, once for each reader: "R1:ICH", …
 FINDINGS = (
-    "ICH", "IPH", "IVH", "SDH", "EDH", "SAH", "BleedLocation-Left", "BleedLocation-Right",
-    "ChronicBleed", "Fracture", "CalvarialFracture", "OtherFracture", "MassEffect",
+    "ICH",
+    "IPH",
+    "IVH",
+    "SDH",
+    "EDH",
+    "SAH",
+    "BleedLocation-Left",
+    "BleedLocation-Right",
+    "ChronicBleed",
+    "Fracture",
+    "CalvarialFracture",
+    "OtherFracture",
+    "MassEffect",
     "MidlineShift",
-)  # fmt: skip
+)
 RULES = ("any", "majority")
 DESCRIPTION = "Head CT, normal or abnormal (any finding); paths are relative to the data folder"
 LICENCE = "CC BY-NC-SA 4.0, and the end user licence agreement of CQ500"
@@ -97,17 +108,25 @@ def cq500(
         if study.taken
     ]
     return write_classified(
-        out, cases, excluded, command="cq500", name="CQ500", description=DESCRIPTION,
-        licence=LICENCE, classes=CLASSES,
+        out,
+        cases,
+        excluded,
+        command="cq500",
+        name="CQ500",
+        description=DESCRIPTION,
+        licence=LICENCE,
+        classes=CLASSES,
         options={**asdict(wanted), "rule": rule, "bone_kernel_only": bone_kernel_only(chosen)},
-    )  # fmt: skip
+    )
 
 
 def _read_labels(path: Path, rule: str) -> dict[str, int]:
     """Study -> 0 or 1."""
     table = read_table(path)
-    names = [_named(table, row, cell) for row, cell in
-             zip(table.rows, table.column("name", "the studies"), strict=True)]  # fmt: skip
+    names = [
+        _named(table, row, cell)
+        for row, cell in zip(table.rows, table.column("name", "the studies"), strict=True)
+    ]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: {twice} comes twice: keep one row a study")

@@ -132,10 +132,12 @@ def choose_series(root: Path, wanted: Wanted, study: tuple[str, Sequence[Candida
 def _why(best: HeadSeries, other: HeadSeries, wanted: Wanted) -> str:
     """The first rule by which the one is preferred."""
     reasons = (
-        "soft kernel before bone", "original before derived",
+        "soft kernel before bone",
+        "original before derived",
         f"{best.thickness:.4g} mm slices before {other.thickness:.4g} mm",
-        f"{best.extent:.0f} mm before {other.extent:.0f} mm of the head", "first by its name",
-    )  # fmt: skip
+        f"{best.extent:.0f} mm before {other.extent:.0f} mm of the head",
+        "first by its name",
+    )
     ranks = zip(reasons, wanted.rank(best), wanted.rank(other), strict=True)
     return next(reason for reason, one, another in ranks if one != another)
 

@@ -30,6 +30,25 @@ NOT_IN_THE_INDEX = (
     "ImagePositionPatient, so whether each image has a position of its own",
     "series that the version had and that were withdrawn or replaced since",
 )
+#: Columns of both tables, and the attribute that each holds.
+COLUMNS = {
+    "SeriesInstanceUID": "uid",
+    "PatientID": "patient",
+    "collection": "collection",
+    "licence": "licence",
+    "megabytes": "megabytes",
+    "images": "images",
+    "SeriesDescription": "description",
+}
+#: Further columns of the series to download.
+MORE_COLUMNS = (
+    "described_thickness_mm",
+    "idc_version",
+    "StudyInstanceUID",
+    "source_DOI",
+    "url",
+    "folder",
+)
 
 
 def write_all(
@@ -55,26 +74,10 @@ def write_all(
     left_out = sorted(left_out, key=lambda pair: (pair[1].reason, *_place(pair[0])))
     write_table(
         out / EXCLUDED,
-        ("SeriesInstanceUID", "PatientID", "collection", "licence", "megabytes", "images",
-         "SeriesDescription", "reason", "detail"),
-        [
-            (one.uid, one.patient, one.collection, one.licence, one.megabytes, one.images,
-             one.description, why.reason, why.detail)
-            for one, why in left_out
-        ],
-    )  # fmt: skip
-    write_table(
-        out / TABLE,
-        ("SeriesInstanceUID", "PatientID", "collection", "licence", "megabytes", "images",
-         "SeriesDescription", "described_thickness_mm", "idc_version", "StudyInstanceUID",
-         "source_DOI", "url", "folder"),
-        [
-            (one.uid, one.patient, one.collection, one.licence, one.megabytes, one.images,
-             one.description, described_thickness(one.description), one.version, one.study,
-             one.doi, one.url, _folder(one))
-            for one in taken
-        ],
-    )  # fmt: skip
+        (*COLUMNS, "reason", "detail"),
+        [(*_values(one), why.reason, why.detail) for one, why in left_out],
+    )
+    write_table(out / TABLE, (*COLUMNS, *MORE_COLUMNS), [_row(one) for one in taken])
     _write_text(out / MANIFEST, "".join(f"{COPY} {one.url} {_folder(one)}/\n" for one in taken))
     summary = _summary(taken, count_reasons(why for _, why in left_out), options)
     _write_text(out / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
@@ -90,6 +93,15 @@ def _place(one: Series) -> tuple[str, str, str]:
 def _folder(one: Series) -> str:
     """Where a series goes, in characters that every shell and file system takes as they are."""
     return "/".join(["dicom", *(re.sub(r"[^\w.-]", "_", part, flags=re.A) for part in _place(one))])
+
+
+def _values(one: Series) -> list[Any]:
+    return [getattr(one, attribute) for attribute in COLUMNS.values()]
+
+
+def _row(one: Series) -> list[Any]:
+    thickness = described_thickness(one.description)
+    return [*_values(one), thickness, one.version, one.study, one.doi, one.url, _folder(one)]
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -91,11 +91,22 @@ def sinoct(
     ]
     split = "as published" if len(labels) == PUBLISHED and seed == 0 else "drawn as published"
     return write_classified(
-        out, cases, excluded, command="sinoct", name="SinoCT", description=DESCRIPTION,
-        licence=LICENCE, classes=CLASSES,
-        options={**asdict(wanted), "seed": seed, "patients": len(labels), "split": split,
-                 "bone_kernel_only": bone_kernel_only(studies)},
-    )  # fmt: skip
+        out,
+        cases,
+        excluded,
+        command="sinoct",
+        name="SinoCT",
+        description=DESCRIPTION,
+        licence=LICENCE,
+        classes=CLASSES,
+        options={
+            **asdict(wanted),
+            "seed": seed,
+            "patients": len(labels),
+            "split": split,
+            "bone_kernel_only": bone_kernel_only(studies),
+        },
+    )
 
 
 def bone_kernel_only(studies: Sequence[Study]) -> int:

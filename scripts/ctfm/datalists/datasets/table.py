@@ -69,9 +69,11 @@ def classification(
         raise UserError(f"{root} is not a folder: give the folder that the scans' paths start from")
     table = read_table(source)
     labels = binary_labels(
-        table.column(str(label), "--label"), table.rows, f"{source}: column {label}",
+        table.column(str(label), "--label"),
+        table.rows,
+        f"{source}: column {label}",
         None if positive is None else _text(positive),
-    )  # fmt: skip
+    )
     images = _images(table, str(image), root)
     subjects = images if subject is None else _subjects(table, str(subject))
     if split is None:
@@ -79,6 +81,35 @@ def classification(
         parts = [drawn[one] for one in subjects]
     else:
         parts = _parts(table, str(split))
+    missing = _missing(images, root, skip_bad)
+    rows = zip(images, labels, subjects, parts, strict=True)
+    cases = [Case(*row) for row in rows if row[0] not in missing]
+    excluded = [Exclusion(one, Reason.UNREADABLE, "no such file or folder") for one in missing]
+    options = {
+        "table": source.name,
+        "image": str(image),
+        "label": str(label),
+        "subject": subject,
+        "split": split,
+        "positive": positive,
+        "shares": None if split else list(shares),
+        "seed": seed,
+    }
+    return write_classified(
+        out,
+        cases,
+        excluded,
+        command="classification",
+        name=root.resolve().name,
+        description=DESCRIPTION,
+        licence="as the data set's",
+        classes=("negative", "positive") if positive is None else ("other", _text(positive)),
+        options=options,
+    )
+
+
+def _missing(images: Sequence[str], root: Path, skip_bad: bool) -> set[str]:
+    """Scans that are not there, which are left out where that is asked for."""
     missing = {one for one in images if not (root / one).exists()}
     if not skip_bad:
         refuse(
@@ -86,18 +117,7 @@ def classification(
             "no datalist was written",
             "Correct the table or --root, or leave these scans out by --skip_bad",
         )
-    rows = zip(images, labels, subjects, parts, strict=True)
-    cases = [Case(*row) for row in rows if row[0] not in missing]
-    excluded = [Exclusion(one, Reason.UNREADABLE, "no such file or folder") for one in missing]
-    options = {"table": source.name, "image": str(image), "label": str(label),
-               "subject": subject, "split": split, "positive": positive,
-               "shares": None if split else list(shares), "seed": seed}  # fmt: skip
-    return write_classified(
-        out, cases, excluded, command="classification", name=root.resolve().name,
-        description=DESCRIPTION, licence="as the data set's",
-        classes=("negative", "positive") if positive is None else ("other", _text(positive)),
-        options=options,
-    )  # fmt: skip
+    return missing
 
 
 def _text(value: Any) -> str:

@@ -25,8 +25,16 @@ from ctfm.evaluation.classification.points import (
 )
 from ctfm.evaluation.classification.predictions import check_labels
 
-__all__ = ["CALIBRATION", "Calibration", "Decision", "calibrate", "fit_temperature", "log_loss",
-           "read_calibration", "write_calibration"]  # fmt: skip
+__all__ = [
+    "CALIBRATION",
+    "Calibration",
+    "Decision",
+    "calibrate",
+    "fit_temperature",
+    "log_loss",
+    "read_calibration",
+    "write_calibration",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -126,15 +134,17 @@ def fit_temperature(logits: Any, labels: Any) -> float:
         logger.warning(
             "the logits separate the %d cases: no temperature fits best, %g is taken; "
             "calibrate on more cases",
-            len(truth), lowest,
-        )  # fmt: skip
+            len(truth),
+            lowest,
+        )
         return lowest
     if slope(1 / highest) >= 0:
         logger.warning(
             "the logits order the %d cases no better than chance: no temperature fits best, %g is "
             "taken; check the network and the labels",
-            len(truth), highest,
-        )  # fmt: skip
+            len(truth),
+            highest,
+        )
         return highest
     return float(1 / brentq(slope, 1 / highest, 1 / lowest, xtol=1e-12))
 

@@ -16,8 +16,16 @@ from ctfm.evaluation.intervals import CONFIDENCE, interval_text
 
 __all__ = ["format_evaluation", "write_evaluation"]
 
-COLUMNS = ("score", "figure", "operating_point", "threshold", "value", "ci_low", "ci_high",
-           "interval")  # fmt: skip
+COLUMNS = (
+    "score",
+    "figure",
+    "operating_point",
+    "threshold",
+    "value",
+    "ci_low",
+    "ci_high",
+    "interval",
+)
 COMPARED = ("figure", "operating_point", "a", "b", "difference", "ci_low", "ci_high", "p", "test")
 SIGNIFICANT = 0.05
 

@@ -11,16 +11,32 @@ from ctfm.base.types import Array
 from ctfm.evaluation.classification.predictions import Predictions, Scores
 from ctfm.evaluation.intervals import resampled_weights
 
-__all__ = ["FREE", "PROPORTIONS", "THRESHOLDED", "TITLES", "Key", "counts", "distributions",
-           "figures", "resampled"]  # fmt: skip
+__all__ = [
+    "FREE",
+    "PROPORTIONS",
+    "THRESHOLDED",
+    "TITLES",
+    "Key",
+    "counts",
+    "distributions",
+    "figures",
+    "resampled",
+]
 
 #: (figure, operating point); "": the figure needs no threshold.
 Key = tuple[str, str]
 
 FREE = ("auroc", "average_precision", "brier", "ece")
 THRESHOLDED = (
-    "f1", "macro_f1", "sensitivity", "specificity", "balanced_accuracy", "accuracy", "ppv", "npv",
-)  # fmt: skip
+    "f1",
+    "macro_f1",
+    "sensitivity",
+    "specificity",
+    "balanced_accuracy",
+    "accuracy",
+    "ppv",
+    "npv",
+)
 #: Shares of cases that are counted one by one, with their (numerator, denominator) as indices into
 #: `counts`: tp, fp, fn, tn.
 PROPORTIONS = {
@@ -31,11 +47,19 @@ PROPORTIONS = {
     "npv": ((3,), (2, 3)),
 }
 TITLES = {
-    "auroc": "AUROC", "average_precision": "average precision", "brier": "Brier score",
-    "ece": "calibration error", "f1": "F1", "macro_f1": "macro-F1", "sensitivity": "sensitivity",
-    "specificity": "specificity", "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy", "ppv": "PPV", "npv": "NPV",
-}  # fmt: skip
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "f1": "F1",
+    "macro_f1": "macro-F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "ppv": "PPV",
+    "npv": "NPV",
+}
 #: Resamples that are worked on together: at most so many, and so many cases in all of them.
 LOT, LOT_CASES = 128, 1 << 21
 

@@ -87,10 +87,16 @@ def _mark(axes: Axes, found: Evaluation, score: Scores, color: str, x: str, y: s
             point.name, "Youden"
         )
         axes.plot(
-            *place, MARKERS.get(point.name, "s"), color=color, markeredgecolor="black",
-            markersize=9, linestyle="none", zorder=4, clip_on=False,
+            *place,
+            MARKERS.get(point.name, "s"),
+            color=color,
+            markeredgecolor="black",
+            markersize=9,
+            linestyle="none",
+            zorder=4,
+            clip_on=False,
             label=f"{name}, p >= {point.threshold:.3f}",
-        )  # fmt: skip
+        )
 
 
 def _roc(found: Evaluation) -> Picture:

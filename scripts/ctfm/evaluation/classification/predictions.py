@@ -15,8 +15,15 @@ from ctfm.base.columns import Table, binary_labels, read_table
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 
-__all__ = ["MIN_CASES", "MIN_OF_CLASS", "Predictions", "Scores", "check_labels", "predictions_of",
-           "read_predictions"]  # fmt: skip
+__all__ = [
+    "MIN_CASES",
+    "MIN_OF_CLASS",
+    "Predictions",
+    "Scores",
+    "check_labels",
+    "predictions_of",
+    "read_predictions",
+]
 
 #: Below so many cases, an interval says nothing.
 MIN_CASES = 10

@@ -94,15 +94,19 @@ def score_predictions(
     wanted = SENSITIVITY if sensitivity is True else sensitivity or None
     if logits and all(((one.ranks >= 0) & (one.ranks <= 1)).all() for one in cases.scores):
         logger.warning("all scores lie within 0..1, as probabilities do: is --logits right?")
-    points = {one.name: _points(cases, one, chosen, threshold, youden, wanted)
-              for one in cases.scores}  # fmt: skip
+    points = {
+        one.name: _points(cases, one, chosen, threshold, youden, wanted) for one in cases.scores
+    }
     found = evaluate(cases, points, seed=seed, resamples=resamples, bins=bins)
     settings = {
-        "predictions": str(predictions), "label": _text(label), "positive": positive,
-        "subject": subject, "logits": logits,
+        "predictions": str(predictions),
+        "label": _text(label),
+        "positive": positive,
+        "subject": subject,
+        "logits": logits,
         "calibration": None if calibration is None else str(calibration),
         "temperature": None if chosen is None else chosen.temperature,
-    }  # fmt: skip
+    }
     write_evaluation(found, Path(out), settings)
     return format_evaluation(found)
 

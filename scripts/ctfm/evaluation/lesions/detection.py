@@ -26,9 +26,14 @@ from ctfm.evaluation.intervals import Estimate, estimate_mean, estimate_ratio
 from ctfm.imaging.label_maps import Volume, label_map_pair
 
 __all__ = [
-    "SIZES_MM", "Lesion", "LesionRow", "LesionScore", "LesionSummary", "lesion_score",
+    "SIZES_MM",
+    "Lesion",
+    "LesionRow",
+    "LesionScore",
+    "LesionSummary",
+    "lesion_score",
     "summarise_lesions",
-]  # fmt: skip
+]
 
 #: Where size classes end, as diameters of balls of the lesions' volume: 10 mm is the smallest
 #: measurable lesion of RECIST 1.1 (Eisenhauer et al. 2009, doi:10.1016/j.ejca.2008.10.026).

@@ -21,9 +21,15 @@ __all__ = ["format_lesions", "write_lesions"]
 
 LESION_COLUMNS = ("case", "mask", "volume_ml", "diameter_mm", "overlap", "found")
 CASE_COLUMNS = (
-    "case", "lesions", "detected", "sensitivity", "predicted", "false_positives", "missed_ml",
+    "case",
+    "lesions",
+    "detected",
+    "sensitivity",
+    "predicted",
+    "false_positives",
+    "missed_ml",
     "false_positive_ml",
-)  # fmt: skip
+)
 
 
 def write_lesions(

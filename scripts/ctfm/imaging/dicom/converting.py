@@ -214,8 +214,9 @@ def _report(out: Path, outcomes: Sequence[Outcome]) -> Path:
     counts = Counter(one.status for one in outcomes)
     logger.info(
         "%s: %d series converted, %d were there already, %d are no CT volume, %d failed",
-        out, *(counts[status] for status in (CONVERTED, KEPT, EXCLUDED, FAILED)),
-    )  # fmt: skip
+        out,
+        *(counts[status] for status in (CONVERTED, KEPT, EXCLUDED, FAILED)),
+    )
     failed = [one for one in outcomes if one.status == FAILED]
     if failed:
         first = failed[0]

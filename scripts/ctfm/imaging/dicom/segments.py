@@ -27,9 +27,16 @@ KINDS = ("labelmap", "binary")
 PURPOSE = "write DICOM Segmentation"
 #: Attributes of patient and study that a Segmentation repeats, which anonymous series may lack.
 REPEATED = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
-    "StudyTime", "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 SERIES_NUMBER = 9000
 
 

@@ -121,11 +121,20 @@ class LabelMapInferer(Inferer):
         self.inversion = inversion
         self.embed = embed
         self.settings = SlabSettings(
-            roi_size=roi_size, overlap=overlap, mode=mode, sigma_scale=sigma_scale,
-            padding_mode=padding_mode, cval=cval, sw_device=sw_device, device=device, amp=amp,
+            roi_size=roi_size,
+            overlap=overlap,
+            mode=mode,
+            sigma_scale=sigma_scale,
+            padding_mode=padding_mode,
+            cval=cval,
+            sw_device=sw_device,
+            device=device,
+            amp=amp,
             sw_batch_size=1 if sw_batch_size is None else sw_batch_size,
-            accumulate=accumulate, split_head=split_head, air=air if skip_air else None,
-        )  # fmt: skip
+            accumulate=accumulate,
+            split_head=split_head,
+            air=air if skip_air else None,
+        )
         subset = None if class_subset is None else tuple(class_subset)
         self.choice = ClassChoice(subset, compare_with)
         self.sw_batch_size = sw_batch_size
@@ -246,9 +255,14 @@ class LabelMapInferer(Inferer):
 
         def plan(number: int) -> Any:
             return plan_memory(
-                layout, probe, replace(settings, sw_batch_size=number), devices, len(volume),
-                self.confidence, shape if self.inversion == "linear" else None,
-            )  # fmt: skip
+                layout,
+                probe,
+                replace(settings, sw_batch_size=number),
+                devices,
+                len(volume),
+                self.confidence,
+                shape if self.inversion == "linear" else None,
+            )
 
         if self.check_memory:
             chosen = affordable(plan, self.sw_batch_size)

@@ -73,9 +73,12 @@ class LinearLabeller(Labeller):
         """Probabilities of a slice."""
         part = slice(number - slab.start, number - slab.start + 1)
         plane = replace(
-            slab, start=number, stop=number + 1,
-            features=slab.features[part], weights=slab.weights[part],
-        )  # fmt: skip
+            slab,
+            start=number,
+            stop=number + 1,
+            features=slab.features[part],
+            weights=slab.weights[part],
+        )
         rows = self.choice.rows(slab.classes)
         chunks = LogitChunks(plane, rows, means=True)
         ids = torch.tensor(rows, device=chunks.weights.device)

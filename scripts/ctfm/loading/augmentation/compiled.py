@@ -100,24 +100,11 @@ def smooth(
     `planes` is room for a volume; `out` may be the volume itself.
     """
     depths, height, width = volume.shape
-    reach = len(columns) // 2
-    line = np.zeros(width + 2 * reach, np.float32)
+    line = np.zeros(width + 2 * (len(columns) // 2), np.float32)
     plane = np.empty((height, width), np.float32)
     for z in range(depths):
-        for y in range(height):
-            line[reach : reach + width] = volume[z, y]
-            plane[y] = 0
-            for i in range(len(columns)):
-                weight = columns[i]
-                for x in range(width):
-                    plane[y, x] += weight * line[x + i]
-        for y in range(height):
-            top = y - len(rows) // 2
-            planes[z, y] = 0
-            for i in range(max(0, -top), min(len(rows), height - top)):
-                weight = rows[i]
-                for x in range(width):
-                    planes[z, y, x] += weight * plane[top + i, x]
+        _smooth_lines(volume[z], columns, line, plane)
+        _smooth_across(plane, rows, planes[z])
     for z in range(depths):
         first = z - len(depth) // 2
         for y in range(height):
@@ -126,6 +113,33 @@ def smooth(
                 weight = depth[i]
                 for x in range(width):
                     out[z, y, x] += weight * planes[first + i, y, x]
+
+
+@_compiled
+def _smooth_lines(plane: Array, kernel: Array, line: Array, out: Array) -> None:
+    """Convolve each line of a plane; `line` is room for one with zeros around it."""
+    reach = len(kernel) // 2
+    height, width = plane.shape
+    for y in range(height):
+        line[reach : reach + width] = plane[y]
+        out[y] = 0
+        for i in range(len(kernel)):
+            weight = kernel[i]
+            for x in range(width):
+                out[y, x] += weight * line[x + i]
+
+
+@_compiled
+def _smooth_across(plane: Array, kernel: Array, out: Array) -> None:
+    """Convolve a plane across its lines."""
+    height, width = plane.shape
+    for y in range(height):
+        top = y - len(kernel) // 2
+        out[y] = 0
+        for i in range(max(0, -top), min(len(kernel), height - top)):
+            weight = kernel[i]
+            for x in range(width):
+                out[y, x] += weight * plane[top + i, x]
 
 
 @_compiled

@@ -28,9 +28,18 @@ from ctfm.loading.augmentation.kernels import (
 )
 
 __all__ = [
-    "Affine", "AsMonai", "Flip", "GaussianNoise", "GaussianSmooth", "HistogramShift", "Pair",
-    "Resize", "ScaleIntensity", "ShiftIntensity", "Step",
-]  # fmt: skip
+    "Affine",
+    "AsMonai",
+    "Flip",
+    "GaussianNoise",
+    "GaussianSmooth",
+    "HistogramShift",
+    "Pair",
+    "Resize",
+    "ScaleIntensity",
+    "ShiftIntensity",
+    "Step",
+]
 
 Pair = tuple[Tensor, Tensor | None]
 

@@ -126,9 +126,12 @@ class _Build:
             self._write()
         logger.info(
             "%s: %d scans, %d converted, %d were there already, %d failed",
-            self.folder, self.converted + self.kept, self.converted, self.kept,
+            self.folder,
+            self.converted + self.kept,
+            self.converted,
+            self.kept,
             len(self.failures),
-        )  # fmt: skip
+        )
         if not self.done:
             raise UserError(f"{self.folder}: no scan could be converted; reasons in {INDEX}")
         return self.folder / INDEX

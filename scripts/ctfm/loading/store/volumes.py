@@ -20,9 +20,14 @@ from ctfm.base.optional import require
 from ctfm.base.types import Array
 
 __all__ = [
-    "DamagedFileError", "close_files", "read_array", "read_meta", "read_region", "voxel_digest",
+    "DamagedFileError",
+    "close_files",
+    "read_array",
+    "read_meta",
+    "read_region",
+    "voxel_digest",
     "write_array",
-]  # fmt: skip
+]
 
 #: A block is what is decompressed at once, a chunk what is found at once (voxels, D, H, W).
 BLOCK, CHUNK = (8, 32, 32), (32, 128, 128)

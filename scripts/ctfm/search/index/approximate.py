@@ -87,9 +87,15 @@ def _make(dataset: Any, index: Index, fragments: list[int], rows: int) -> dict[s
     parameters = ann_parameters(rows, index.dimension)
     metric = parameters.pop("distance_type")
     made = dataset.create_index_uncommitted(
-        "embedding", "IVF_PQ", name=ANN_INDEX, metric=metric, replace=True,
-        fragment_ids=fragments, max_iters=10, **parameters,
-    )  # fmt: skip
+        "embedding",
+        "IVF_PQ",
+        name=ANN_INDEX,
+        metric=metric,
+        replace=True,
+        fragment_ids=fragments,
+        max_iters=10,
+        **parameters,
+    )
     kind, details = made.index_details
     return {
         "uuid": made.uuid,

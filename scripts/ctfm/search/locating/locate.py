@@ -213,10 +213,17 @@ def _write(
     sides = zip(recipe["patch"], recipe["spacing"], strict=True)
     box = tuple(voxels * mm for voxels, mm in sides)
     views = [
-        View(Path(scan.path).name, scan.stored[0].numpy(), scan.affine, _inside(scan, voxel), box,
-             warm, None if scan.labels is None else scan.labels == location.organ)
+        View(
+            Path(scan.path).name,
+            scan.stored[0].numpy(),
+            scan.affine,
+            _inside(scan, voxel),
+            box,
+            warm,
+            None if scan.labels is None else scan.labels == location.organ,
+        )
         for scan, voxel, warm in ((seen, told["voxel"], None), (searched, answer["voxel"], heat))
-    ]  # fmt: skip
+    ]
     captions = f"looked for: {_spelled(told)}", _caption(document)
     draw_search(views[0], views[1], folder / "locate.png", captions)
     with atomic_path(folder / "locate.json") as temporary:

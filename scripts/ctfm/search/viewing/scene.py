@@ -78,8 +78,11 @@ class Scene:
             kind = "heat" if self.classes is None else "labels"
             overlay = {"url": self.url(self.overlay), "kind": kind, "classes": classes}
         return {
-            "name": self.names[0], "url": self.url(0), "overlay": overlay, "search": search,
-        }  # fmt: skip
+            "name": self.names[0],
+            "url": self.url(0),
+            "overlay": overlay,
+            "search": search,
+        }
 
 
 def make_scene(

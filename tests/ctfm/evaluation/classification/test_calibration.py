@@ -86,12 +86,16 @@ def test_points_by_hand() -> None:
     fixed, youden = fixed_point(LABELS, SHARES), youden_point(LABELS, SHARES)
     assert (fixed.threshold, fixed.sensitivity, fixed.specificity) == (0.5, 0.75, 0.75)
     assert (youden.threshold, youden.sensitivity, youden.specificity) == (
-        pytest.approx(0.25), 1.0, 0.5,
-    )  # fmt: skip
+        pytest.approx(0.25),
+        1.0,
+        0.5,
+    )
     found = sensitivity_point(LABELS, SHARES, 0.75)
     assert (found.threshold, found.sensitivity, found.specificity) == (
-        pytest.approx(0.5), 0.75, 0.75,
-    )  # fmt: skip
+        pytest.approx(0.5),
+        0.75,
+        0.75,
+    )
     assert sensitivity_point(LABELS, SHARES, 0.95).threshold == pytest.approx(0.25)
     assert "0.95" in sensitivity_point(LABELS, SHARES, 0.95).how
 

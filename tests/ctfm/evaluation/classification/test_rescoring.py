@@ -74,10 +74,26 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     write(tmp_path / "predictions.csv", rows())
     words = "--predictions predictions.csv --label label --score a --compare b --out out"
     done = subprocess.run(
-        [sys.executable, "-m", "ctfm", "evaluate", "classification", *words.split(),
-         "--youden", "--sensitivity", "--subject", "patient", "--resamples", "100"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "ctfm",
+            "evaluate",
+            "classification",
+            *words.split(),
+            "--youden",
+            "--sensitivity",
+            "--subject",
+            "patient",
+            "--resamples",
+            "100",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "80 cases, 27 positive, of 40 subjects"
     assert "no difference can be shown (A - B = " in done.stdout
@@ -94,8 +110,12 @@ def test_mistakes_end_in_one_line(tmp_path: Path) -> None:
     words = "--predictions predictions.csv --label truth --score a --out out"
     done = subprocess.run(
         [sys.executable, "-m", "ctfm", "evaluate", "classification", *words.split()],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: predictions.csv: no column 'truth' for --label; it has image, patient, label, "
@@ -178,8 +198,9 @@ def test_logits_and_a_calibration(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", rows())
     assert auroc(scored(path, score="logit", logits=True)) == pytest.approx(auroc(scored(path)))
     others = rows(1)
-    chosen = calibrate([3 * row["logit"] for row in others], [row["label"] for row in others],
-                       data="others")  # fmt: skip
+    chosen = calibrate(
+        [3 * row["logit"] for row in others], [row["label"] for row in others], data="others"
+    )
     file = write_calibration(chosen, tmp_path / "calibration.json")
     found = scored(path, score="logit", logits=True, calibration=file)
     points = found["operating_points"]["logit"]
@@ -259,7 +280,7 @@ def changed(number: int, **cells: Any) -> list[dict[str, Any]]:
         (rows(), {"sensitivity": 95}, "sensitivity is 95: give a number from above 0 to 1"),
         (rows(), {"calibration": "nowhere.json"}, "nowhere.json: no such calibration"),
     ],
-)  # fmt: skip
+)
 def test_tables_and_options(
     tmp_path: Path, table: list[dict[str, Any]], options: dict[str, Any], message: str
 ) -> None:

@@ -241,8 +241,11 @@ def test_table(runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert lines[0] == f"A: {runs[0] / 'evaluation' / 'metrics_cases.csv'}"
     assert len({len(line) for line in lines[3:9]}) == 1
     assert [line[:11].strip() for line in lines[5:9]] == [
-        "all classes", "1 liver", "2 tumour", "3 vein",
-    ]  # fmt: skip
+        "all classes",
+        "1 liver",
+        "2 tumour",
+        "3 vein",
+    ]
     assert lines[-1].startswith("A is better by 0.0")
 
 

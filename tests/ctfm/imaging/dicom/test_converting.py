@@ -133,8 +133,9 @@ def test_failures_are_told_when_the_rest_is_done(
     assert files(out) == GOOD
     found = rows(out)
     assert {name: status for name, (status, _) in found.items()} == {
-        "a_gap": "failed", "damaged": "failed",
-    }  # fmt: skip
+        "a_gap": "failed",
+        "damaged": "failed",
+    }
     assert "is damaged or cut off" in found["damaged"][1]
     assert not any(str(root) in reason for _, reason in found.values())
     assert "1 series converted, 0 were there already, 0 are no CT volume, 2 failed" in caplog.text

@@ -109,7 +109,7 @@ SLOW: dict[str, Callable[[], Transform]] = {
     ),
     "scale to 0..1, which draws nothing": lambda: ScaleIntensityd("image"),
     "change type, which draws nothing": lambda: EnsureTyped(BOTH),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAST)

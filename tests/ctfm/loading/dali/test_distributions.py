@@ -177,9 +177,13 @@ def test_label_frequencies_of_crops(stored: str) -> None:
     dataset = StoreDataset(samples)
     ours = [dataset[i]["label"] for i in range(len(dataset))]
     crop = RandCropByLabelClassesd(
-        "label", label_key="label", spatial_size=PATCH, num_classes=4, ratios=[0, 1, 1, 1],
+        "label",
+        label_key="label",
+        spatial_size=PATCH,
+        num_classes=4,
+        ratios=[0, 1, 1, 1],
         num_samples=count,
-    )  # fmt: skip
+    )
     crop.set_random_state(seed=99)
     theirs = []
     for scan in samples.scans:

@@ -181,9 +181,13 @@ class TestAgainstTorch:
 def turning(keys: Any) -> RandAffined:
     modes = "bilinear" if keys == "image" else ("bilinear", "nearest")
     return RandAffined(
-        keys, prob=0.7, rotate_range=[0.3] * 3, scale_range=[0.2] * 3, mode=modes,
+        keys,
+        prob=0.7,
+        rotate_range=[0.3] * 3,
+        scale_range=[0.2] * 3,
+        mode=modes,
         padding_mode="zeros",
-    )  # fmt: skip
+    )
 
 
 class TestBatches:

@@ -381,9 +381,19 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{", "[]", "3", '{"training": 3}', '{"training": {"image": 1}}', '{"training": [[]]}',
-         '{"training": [{"label": "a"}]}', '{"training": [{"image": ["a", "b"]}]}', "\x00\xff"],
-    )  # fmt: skip
+        [
+            "",
+            "{",
+            "[]",
+            "3",
+            '{"training": 3}',
+            '{"training": {"image": 1}}',
+            '{"training": [[]]}',
+            '{"training": [{"label": "a"}]}',
+            '{"training": [{"image": ["a", "b"]}]}',
+            "\x00\xff",
+        ],
+    )
     def test_datalist(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / "list.json"
         path.write_bytes(text.encode("latin-1"))

@@ -92,9 +92,11 @@ def test_killed_again_and_again(source: Path, undisturbed: Path, tmp_path: Path)
     store, rng = tmp_path / "store", random.Random(0)
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY, str(source), str(store)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     assert nursery.stdout.readline() == "ready\n"
@@ -122,9 +124,12 @@ def start(source: Path, store: Path) -> subprocess.Popen[str]:
     words = ["store", "build", str(source), "--task", "whole_body", "--out", str(store)]
     return subprocess.Popen(
         [sys.executable, "-m", "ctfm", *words, "--spacing", "2,2,2", "--workers", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def wait_until_working(store: Path) -> None:

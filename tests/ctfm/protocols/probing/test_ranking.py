@@ -250,9 +250,13 @@ class TestRanking:
         with (tmp_path / "out" / "rank.csv").open() as file:
             rows = list(csv.DictReader(file))
         encoders = {
-            "epoch_0010.pt", "epoch_0020.pt", "random, seed 0", "random, seed 1",
-            "nearest window", "random window",
-        }  # fmt: skip
+            "epoch_0010.pt",
+            "epoch_0020.pt",
+            "random, seed 0",
+            "random, seed 1",
+            "nearest window",
+            "random window",
+        }
         assert {row["checkpoint"] for row in rows} == encoders
         assert all(name in printed for name in encoders)
         mine = [row for row in rows if row["checkpoint"] == "epoch_0010.pt"]
@@ -313,9 +317,11 @@ class TestRanking:
         write_checkpoint(tmp_path / "b.pt", wider)
         candidates = find_candidates([str(tmp_path / "*.pt")])
         assert [c.name for c in random_candidates(candidates, 2)] == [
-            "random 4 x 1-1-1-1-1, seed 0", "random 4 x 1-1-1-1-1, seed 1",
-            "random 8 x 1-1-1-1-1, seed 0", "random 8 x 1-1-1-1-1, seed 1",
-        ]  # fmt: skip
+            "random 4 x 1-1-1-1-1, seed 0",
+            "random 4 x 1-1-1-1-1, seed 1",
+            "random 8 x 1-1-1-1-1, seed 0",
+            "random 8 x 1-1-1-1-1, seed 1",
+        ]
 
 
 class TestCandidates:
@@ -325,8 +331,9 @@ class TestCandidates:
             write_checkpoint(tmp_path / run / "epoch_0450.pt", encoder(seed))
         found = find_candidates([str(tmp_path / "*" / "*.pt")])
         assert [(c.name, c.epoch) for c in found] == [
-            ("a/epoch_0450.pt", 450), ("b/epoch_0450.pt", 450),
-        ]  # fmt: skip
+            ("a/epoch_0450.pt", 450),
+            ("b/epoch_0450.pt", 450),
+        ]
         state = found[1].network().state_dict()
         assert all(torch.equal(state[n], t) for n, t in encoder(2).state_dict().items())
 

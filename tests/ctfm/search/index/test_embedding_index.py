@@ -156,8 +156,9 @@ def test_kill_at_any_moment_loses_nothing_that_was_reported(tmp_path: Path) -> N
     for attempt in range(4):
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path / "e"), str(tmp_path / "i")],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert process.stdout is not None
         stop_after = generator.randint(1, 10)
         for number, line in enumerate(process.stdout, start=1):

@@ -35,8 +35,9 @@ PROGRAM = (
 def add_apart(embeddings: Path, index: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(embeddings), str(index)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_two_processes_add_the_same_and_one_is_killed(tmp_path: Path) -> None:

@@ -134,8 +134,13 @@ def run(root: Path, query: str, out: Path, **options: Any) -> tuple[str, dict[st
 
 def test_a_scan_finds_itself_first(searched: Path, tmp_path: Path) -> None:
     path = str(searched / "scans" / "p1.nii.gz")
-    told, found = run(searched, path, tmp_path, checkpoint=str(searched / "encoder.pt"),
-                      scans=str(searched / "scans"))  # fmt: skip
+    told, found = run(
+        searched,
+        path,
+        tmp_path,
+        checkpoint=str(searched / "encoder.pt"),
+        scans=str(searched / "scans"),
+    )
     assert [hit["scan"] for hit in found["hits"]] == ["p1", "p0"]
     assert found["hits"][0]["similarity"] == pytest.approx(1, abs=1e-3)
     assert (tmp_path / "hits.png").read_bytes()[:4] == b"\x89PNG"
@@ -158,8 +163,9 @@ def test_a_place_finds_its_window(searched: Path, tmp_path: Path) -> None:
     ).to_pylist()[5]
     point = [row["x_mm"], row["y_mm"], row["z_mm"]]
     path = str(searched / "scans" / "p0.nii.gz")
-    _, found = run(searched, path, tmp_path, point=point, k=3,
-                   checkpoint=str(searched / "encoder.pt"))  # fmt: skip
+    _, found = run(
+        searched, path, tmp_path, point=point, k=3, checkpoint=str(searched / "encoder.pt")
+    )
     best = found["hits"][0]
     assert best["scan"] == "p0"
     assert np.linalg.norm(np.array([best[a] for a in ("x_mm", "y_mm", "z_mm")]) - point) < 8

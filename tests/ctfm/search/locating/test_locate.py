@@ -73,10 +73,15 @@ def test_the_same_place_is_found_however_a_scan_is_stored(
     point = window_of(scans[0], checkpoint, 171)
     out = tmp_path / "out"
     text = call(
-        locate, str(scans[0]), str(scans[1]), str(out), checkpoint=checkpoint,
+        locate,
+        str(scans[0]),
+        str(scans[1]),
+        str(out),
+        checkpoint=checkpoint,
         point=point.tolist(),
-        exhaustive=exhaustive, **OPTIONS,
-    )  # fmt: skip
+        exhaustive=exhaustive,
+        **OPTIONS,
+    )
     found = document(out)
     np.testing.assert_allclose(found["answer"]["point_mm"], point, atol=0.02)
     assert found["answer"]["similarity"] > 0.9999
@@ -100,19 +105,26 @@ def test_the_same_place_is_found_however_a_scan_is_stored(
     assert values[tuple(voxel.astype(int))] == pytest.approx(1, abs=0.1)
     assert (out / "locate.png").read_bytes()[:4] == b"\x89PNG"
     assert {path.name for path in out.iterdir()} == {
-        "locate.json", "locate.png", "similarity.nii.gz",
-    }  # fmt: skip
+        "locate.json",
+        "locate.png",
+        "similarity.nii.gz",
+    }
 
 
 def test_labels_say_how_far_the_answer_lies(
     scans: tuple[Path, Path], checkpoint: str, tmp_path: Path
 ) -> None:
     text = call(
-        locate, str(scans[0]), str(scans[1]), str(tmp_path / "out"), checkpoint=checkpoint,
+        locate,
+        str(scans[0]),
+        str(scans[1]),
+        str(tmp_path / "out"),
+        checkpoint=checkpoint,
         organ="liver",
         labels_query=str(tmp_path / "a_labels.nii.gz"),
-        labels_target=str(tmp_path / "b_labels.nii.gz"), **OPTIONS,
-    )  # fmt: skip
+        labels_target=str(tmp_path / "b_labels.nii.gz"),
+        **OPTIONS,
+    )
     found = document(tmp_path / "out")
     label = nib.load(tmp_path / "b_labels.nii.gz")
     mask = np.asanyarray(label.dataobj) == 5
@@ -136,11 +148,16 @@ def test_an_organ_that_the_target_does_not_show_has_no_distance(
     without = np.where(np.asanyarray(label.dataobj) == 1, 0, np.asanyarray(label.dataobj))
     save(without.astype(np.uint8), tmp_path / "c_labels.nii.gz", label.affine)
     text = call(
-        locate, str(scans[0]), str(scans[1]), str(tmp_path / "out"), checkpoint=checkpoint,
+        locate,
+        str(scans[0]),
+        str(scans[1]),
+        str(tmp_path / "out"),
+        checkpoint=checkpoint,
         organ="spleen",
         labels_query=str(tmp_path / "a_labels.nii.gz"),
-        labels_target=str(tmp_path / "c_labels.nii.gz"), **OPTIONS,
-    )  # fmt: skip
+        labels_target=str(tmp_path / "c_labels.nii.gz"),
+        **OPTIONS,
+    )
     assert "the labels do not show spleen" in text
     assert document(tmp_path / "out")["organ"]["distance_mm"] is None
 
@@ -154,11 +171,23 @@ def typed(
     def run(*arguments: str) -> Any:
         names = {"A": str(scans[0]), "B": str(scans[1])}
         monkeypatch.setattr(
-            sys, "argv",
-            ["ctfm", "locate", *[names.get(one, one) for one in arguments],
-             "--checkpoint", checkpoint, "--spacing", "3,3,3", "--patch", "32,32,32",
-             "--noprogress", "--out", str(tmp_path / "out")],
-        )  # fmt: skip
+            sys,
+            "argv",
+            [
+                "ctfm",
+                "locate",
+                *[names.get(one, one) for one in arguments],
+                "--checkpoint",
+                checkpoint,
+                "--spacing",
+                "3,3,3",
+                "--patch",
+                "32,32,32",
+                "--noprogress",
+                "--out",
+                str(tmp_path / "out"),
+            ],
+        )
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)
         main()
         return document(tmp_path / "out")

@@ -34,8 +34,12 @@ pytestmark = pytest.mark.doors
 AFFINE = np.array([[-3.0, 0, 0, 90], [0, 3.0, 0, -60], [0, 0, 3.0, -40], [0, 0, 0, 1]])
 CHROMIUM = os.environ.get("CTFM_CHROMIUM", "")
 #: WebGL 2 without a graphics card.
-SOFTWARE = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-            "--no-sandbox"]  # fmt: skip
+SOFTWARE = [
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--no-sandbox",
+]
 
 
 @pytest.fixture(scope="module")

@@ -59,9 +59,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scene(folder: Path) -> Scene:
     return make_scene(
-        str(folder / "scans" / "a.nii.gz"), labels=str(folder / "labels.nii.gz"),
+        str(folder / "scans" / "a.nii.gz"),
+        labels=str(folder / "labels.nii.gz"),
         scans=str(folder / "scans"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,12 @@ def ask(
 
 class TestServed:
     def test_page_and_its_parts(self, port: int) -> None:
-        for path, kind in (("", "text/html"), ("view.js", "text/javascript"),
-                           ("view.css", "text/css"), ("niivue.js", "text/javascript")):  # fmt: skip
+        for path, kind in (
+            ("", "text/html"),
+            ("view.js", "text/javascript"),
+            ("view.css", "text/css"),
+            ("niivue.js", "text/javascript"),
+        ):
             status, content, headers = ask(port, f"/{TOKEN}/{path}")
             assert (status, headers["Content-Type"].split(";")[0]) == (200, kind)
             assert content
@@ -140,10 +145,12 @@ class TestServed:
         affine = nib.load(folder / "scans" / "a.nii.gz").affine
         middle = nib.affines.apply_affine(affine, np.array(make_ct(0)[0].shape) / 2)
         status, content, _ = ask(
-            port, f"/{TOKEN}/nearest", "POST",
+            port,
+            f"/{TOKEN}/nearest",
+            "POST",
             json.dumps({"volume": 0, "point_mm": middle.tolist()}),
             Origin=f"http://127.0.0.1:{port}",
-        )  # fmt: skip
+        )
         assert status == 200, content
         hits = json.loads(content)["hits"]
         assert len(hits) == 3
@@ -154,9 +161,15 @@ class TestServed:
         assert hits[0]["similarity"] > 0.9
 
     def test_places_that_make_no_sense_are_one_line(self, port: int) -> None:
-        for body in ('{"volume": 0, "point_mm": [9e9, 0, 0]}', '{"volume": 99}', "no json", "[]",
-                     '{"volume": 0, "point_mm": [NaN, 0, 0]}', "[" * 4000,
-                     '{"volume": 1e999, "point_mm": [0, 0, 0]}'):  # fmt: skip
+        for body in (
+            '{"volume": 0, "point_mm": [9e9, 0, 0]}',
+            '{"volume": 99}',
+            "no json",
+            "[]",
+            '{"volume": 0, "point_mm": [NaN, 0, 0]}',
+            "[" * 4000,
+            '{"volume": 1e999, "point_mm": [0, 0, 0]}',
+        ):
             status, content, _ = ask(
                 port, f"/{TOKEN}/nearest", "POST", body, Origin=f"http://localhost:{port}"
             )
@@ -182,14 +195,24 @@ class TestRefused:
     @pytest.mark.parametrize(
         "path",
         [
-            "/", "/secret", "/other/", "/other/scene.json", "/secret/private.txt",
-            "/secret/../private.txt", "/secret/volume/../../private.txt",
-            "/secret/volume/%2e%2e/private.txt", "/secret/volume/9/volume.nii.gz",
-            "/secret/volume/-1/volume.nii.gz", "/secret/volume/0", "/secret/volume/²/volume.nii",
-            "/secret//etc/passwd", "/secret/%2fetc%2fpasswd", "/secret/assets/view.js",
+            "/",
+            "/secret",
+            "/other/",
+            "/other/scene.json",
+            "/secret/private.txt",
+            "/secret/../private.txt",
+            "/secret/volume/../../private.txt",
+            "/secret/volume/%2e%2e/private.txt",
+            "/secret/volume/9/volume.nii.gz",
+            "/secret/volume/-1/volume.nii.gz",
+            "/secret/volume/0",
+            "/secret/volume/²/volume.nii",
+            "/secret//etc/passwd",
+            "/secret/%2fetc%2fpasswd",
+            "/secret/assets/view.js",
             "http://127.0.0.1/secret/",
         ],
-    )  # fmt: skip
+    )
     def test_what_is_not_on_the_list(self, port: int, path: str) -> None:
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
@@ -290,11 +313,14 @@ def test_ctrl_c_ends_it(folder: Path, tmp_path: Path) -> None:
     (tmp_path / f"niivue-{niivue.VERSION}.js").write_text("//")
     command = [sys.executable, "-m", "ctfm", "view", str(folder / "scans" / "a.nii.gz"), "--port=0"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "CTFM_CACHE": str(tmp_path)},
         # a shell that started the tests in the background would have it ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("http://127.0.0.1:")
