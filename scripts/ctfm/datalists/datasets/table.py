@@ -76,11 +76,8 @@ def classification(
     )
     images = _images(table, str(image), root)
     subjects = images if subject is None else _subjects(table, str(subject))
-    if split is None:
-        drawn = stratified_split(_classes(subjects, labels), shares, seed)
-        parts = [drawn[one] for one in subjects]
-    else:
-        parts = _parts(table, str(split))
+    drawn = split is None
+    parts = _drawn(subjects, labels, shares, seed) if drawn else _parts(table, str(split))
     missing = _missing(images, root, skip_bad)
     rows = zip(images, labels, subjects, parts, strict=True)
     cases = [Case(*row) for row in rows if row[0] not in missing]
@@ -92,7 +89,7 @@ def classification(
         "subject": subject,
         "split": split,
         "positive": positive,
-        "shares": None if split else list(shares),
+        "shares": list(shares) if drawn else None,
         "seed": seed,
     }
     return write_classified(
@@ -106,6 +103,14 @@ def classification(
         classes=("negative", "positive") if positive is None else ("other", _text(positive)),
         options=options,
     )
+
+
+def _drawn(
+    subjects: Sequence[str], labels: Sequence[int], shares: Sequence[float], seed: int
+) -> list[str]:
+    """The list of each scan, all scans of a subject in one."""
+    drawn = stratified_split(_classes(subjects, labels), shares, seed)
+    return [drawn[one] for one in subjects]
 
 
 def _missing(images: Sequence[str], root: Path, skip_bad: bool) -> set[str]:
