@@ -21,12 +21,10 @@ from isal import igzip
 
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.imaging.grids import farthest_corner_mm
+from ctfm.imaging.nifti_headers import check_compression, check_values, header_conflict, is_oriented
 
 __all__ = [
-    "CONFLICT",
     "NiftiVolume",
-    "header_conflict",
     "open_nifti",
     "open_stream",
     "opened_image",
@@ -37,10 +35,6 @@ __all__ = [
 
 #: Bytes read at once of what is only checked.
 BLOCK = 1 << 20
-#: Key of a volume's meta data: what `header_conflict` says of its file.
-CONFLICT = "header_conflict"
-#: Two statements of a header differ where voxels move by more than this share of their size.
-TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class NiftiVolume:
         slope: values are ``slope * stored + intercept``.
         intercept: see above.
         affine: (4, 4), voxel index to RAS+ in mm.
-        codes: qform and sform code.
+        oriented: the header says how the patient lies.
         offset: byte of the first voxel.
         conflict: what `header_conflict` says.
     """
@@ -65,7 +59,7 @@ class NiftiVolume:
     slope: float
     intercept: float
     affine: Array
-    codes: dict[str, int]
+    oriented: bool
     offset: int
     conflict: str = ""
 
@@ -121,9 +115,12 @@ def opened_image(path: str | PathLike[str]) -> Iterator[Any]:
         path: ``.nii`` or ``.nii.gz``.
 
     Raises:
+        UserError: the file's name belies its compression, or its voxels are no numbers.
         Exception: what nibabel, gzip, ISA-L or the operating system says of a damaged file.
     """
+    check_compression(path)
     image: Any = nib.load(path)
+    check_values(image, path)
     if not _is_compressed(path):
         yield image
         return
@@ -168,6 +165,7 @@ def open_nifti(path: Path) -> NiftiVolume:
         ValueError: it is not one volume of numbers.
         Exception: what nibabel says of a file that it cannot read.
     """
+    check_compression(path)
     image: Any = nib.load(path)
     header, proxy = image.header, image.dataobj
     if len(image.shape) != 3 or header.get_data_dtype().kind not in "iuf":
@@ -179,45 +177,10 @@ def open_nifti(path: Path) -> NiftiVolume:
         slope=float(proxy.slope),
         intercept=float(proxy.inter),
         affine=np.asarray(image.affine, dtype=float),
-        codes={name: int(header[name]) for name in ("qform_code", "sform_code")},
+        oriented=is_oriented(header),
         offset=int(proxy.offset),
         conflict=header_conflict(header),
     )
-
-
-def header_conflict(header: Any) -> str:
-    """What a NIfTI header says twice and differently about its grid; empty: nothing that matters.
-
-    The affine is nibabel's: the sform, where its code is above 0; else the qform, which takes its
-    voxel sizes from pixdim. MONAI's reader puts such headers right by guessing, which mirrors a
-    body or scales it.
-
-    Args:
-        header: of a nibabel image.
-    """
-    if int(header["sform_code"]) <= 0:
-        return ""
-    sform, sizes = header.get_sform(), np.asarray(header.get_zooms()[:3], dtype=float)
-    norms = np.linalg.norm(sform[:3, :3], axis=0)
-    if np.any(np.abs(norms - sizes) > TOLERANCE * norms):
-        return (
-            f"its header says twice how large voxels are: {_sizes(norms)} mm (sform, taken) and "
-            f"{_sizes(sizes)} mm (pixdim); correct it if the first is wrong"
-        )
-    if int(header["qform_code"]) <= 0:
-        return ""
-    shape = tuple(int(n) for n in header["dim"][1:4])
-    apart = farthest_corner_mm(shape, sform, header.get_qform())
-    if apart > max(TOLERANCE * norms.min(), 1e-3 * float(np.linalg.norm(norms * shape))):
-        return (
-            f"its header says twice where it lies, up to {apart:.3g} mm apart: the sform is taken, "
-            "not the qform; correct it if that is wrong"
-        )
-    return ""
-
-
-def _sizes(millimetres: Array) -> str:
-    return " x ".join(f"{one:.4g}" for one in millimetres)
 
 
 def _fill(file: Any, memory: Array) -> None:

@@ -14,13 +14,16 @@ import torch
 from monai.data import Dataset, ITKReader, MetaTensor, NibabelReader
 from monai.data.utils import list_data_collate
 from monai.transforms import EnsureChannelFirst
+from nibabel.funcs import squeeze_image
 
 from ctfm.base.errors import UserError, one_line
 from ctfm.imaging.dicom.headers import is_series
 from ctfm.imaging.dicom.reading import read_series
 from ctfm.imaging.file_names import FORMATS, SUFFIXES, is_nifti
+from ctfm.imaging.itk_headers import is_oriented as says_orientation
 from ctfm.imaging.listing import REFUSED, refuse_single_dicom
-from ctfm.imaging.nifti import CONFLICT, header_conflict, opened_image
+from ctfm.imaging.nifti import opened_image
+from ctfm.imaging.nifti_headers import CONFLICT, ORIENTED, header_conflict, is_oriented
 
 __all__ = [
     "Failure",
@@ -62,7 +65,8 @@ def read_scan(path: str) -> MetaTensor:
 
     Returns:
         (1, X, Y, Z), float32, axes as stored, with the affine to RAS+ in mm. The meta data's
-        `CONFLICT` is what a NIfTI header says twice and differently.
+        `CONFLICT` is what a NIfTI header says twice and differently, `ORIENTED` whether the file
+        says how the patient lies.
 
     Raises:
         UserError: the scan is missing, damaged, or of another format.
@@ -70,10 +74,12 @@ def read_scan(path: str) -> MetaTensor:
     check_file(path)
     if Path(path).is_dir():
         series = read_series(path)
-        series.meta[CONFLICT] = ""
+        series.meta |= {CONFLICT: "", ORIENTED: True}
         return series
     try:
         array, meta = _read_nifti(path) if is_nifti(path) else _read_by_itk(path)
+    except UserError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or "no reason given"
         raise UserError(
@@ -81,7 +87,6 @@ def read_scan(path: str) -> MetaTensor:
             "or not an image; export or download it again"
         ) from error
     meta["filename_or_obj"] = path
-    meta.setdefault(CONFLICT, "")
     # files hold X first; reversed, the array is contiguous, so that MONAI does not reorder it
     stored = np.asarray(array, dtype=np.float32).T
     image = MetaTensor.ensure_torch_and_prune_meta(stored, meta)
@@ -93,15 +98,15 @@ def _read_nifti(path: str) -> tuple[Any, dict[str, Any]]:
     reader = NibabelReader()
     reader.filenames = (path,)
     with opened_image(path) as image:
-        array, meta = reader.get_data(image)
-        meta[CONFLICT] = header_conflict(image.header)
+        array, meta = reader.get_data(squeeze_image(image) if image.ndim > 4 else image)
+        meta |= {CONFLICT: header_conflict(image.header), ORIENTED: is_oriented(image.header)}
     return array, meta
 
 
 def _read_by_itk(path: str) -> tuple[Any, dict[str, Any]]:
     reader = ITKReader()
     array, meta = reader.get_data(reader.read(path))
-    return array, meta
+    return array, {**meta, CONFLICT: "", ORIENTED: says_orientation(path)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type
 from ctfm.base.errors import UserError
 from ctfm.imaging.checks.ct import check_ct, ct_problem
 from ctfm.imaging.checks.findings import inspect_scan
-from ctfm.imaging.nifti import CONFLICT
+from ctfm.imaging.nifti_headers import CONFLICT
 from ctfm.imaging.scans import read_scan
 
 __all__ = ["LoadScand", "MapClassesd"]

@@ -29,7 +29,8 @@ from ctfm.imaging.carried import Carried
 from ctfm.imaging.checks.ct import check_finite, check_grid, ct_problem
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.grids import spacing_of
-from ctfm.imaging.nifti import CONFLICT, NiftiVolume, open_nifti
+from ctfm.imaging.nifti import NiftiVolume, open_nifti
+from ctfm.imaging.nifti_headers import CONFLICT, ORIENTED
 from ctfm.imaging.reslice import Taps
 from ctfm.imaging.scans import check_file, read_scan
 from ctfm.triage.head_checks import MASKED, head_warnings, log_warnings
@@ -63,7 +64,7 @@ class WholeScan:
 
     hu: Array
     affine: Array
-    codes: dict[str, int]
+    oriented: bool
     slope: float = 1.0
     intercept: float = 0.0
     conflict: str = ""
@@ -182,9 +183,8 @@ def _whole(path: str) -> WholeScan:
     scan = read_scan(path)
     if scan.shape[0] != 1:
         check_grid(scan, path)  # it refuses them, with the reason
-    codes = {k: int(scan.meta[k]) for k in ("qform_code", "sform_code") if k in scan.meta}
-    affine = np.asarray(scan.affine, dtype=float)
-    return WholeScan(scan[0].numpy(), affine, codes, conflict=str(scan.meta[CONFLICT]))
+    affine, oriented = np.asarray(scan.affine, dtype=float), bool(scan.meta[ORIENTED])
+    return WholeScan(scan[0].numpy(), affine, oriented, conflict=str(scan.meta[CONFLICT]))
 
 
 def _moved(shape: Sequence[int], change: Array) -> list[int]:
@@ -231,7 +231,9 @@ def _picked(
 def _problems(hu: Array, scan: NiftiVolume | WholeScan, path: str, input_check: str) -> list[str]:
     """What the values say against a CT; with "error" that is refused."""
     sample = hu[tuple(slice(None, None, max(1, n // SAMPLES)) for n in hu.shape)]
-    problem = ct_problem(MetaTensor(torch.from_numpy(sample.copy())[None], meta=dict(scan.codes)))
+    problem = ct_problem(
+        MetaTensor(torch.from_numpy(sample.copy())[None], meta={ORIENTED: scan.oriented})
+    )
     if problem and input_check == "error":
         raise UserError(f"{path}: {problem} (--input_check warn goes on all the same)")
     return [problem] if problem else []

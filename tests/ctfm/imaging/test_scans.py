@@ -119,7 +119,7 @@ VALUES = [
     (lost_intercept, "rescale intercept seems lost"),
     (mask, "looks like a label map or mask"),
     (constant, "is constant"),
-    (no_orientation, "does not say how it is oriented"),
+    (no_orientation, "does not say how the patient lies"),
 ]
 STRUCTURE = [
     (four_dimensional, r"2 channels or time points .*extract one volume"),

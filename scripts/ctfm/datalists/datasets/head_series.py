@@ -198,7 +198,7 @@ def _inspect_series(
 def _read_tags(image: Slice) -> dict[str, str]:
     """Tags of the series that geometry does not need; "" where one is missing."""
     dcmread = require("pydicom", purpose="read DICOM", extra="dicom").dcmread
-    data = dcmread(image.path, stop_before_pixels=True, specific_tags=TAGS)
+    data = dcmread(image.path, stop_before_pixels=True, specific_tags=TAGS, force=True)
     values = {tag: data.get(tag) for tag in TAGS}
     return {
         tag: "\\".join(map(str, value)) if _is_several(value) else str(value or "")

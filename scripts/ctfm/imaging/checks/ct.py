@@ -11,6 +11,7 @@ import torch
 from ctfm.base.errors import UserError
 from ctfm.imaging.grids import AFFINE_TOLERANCE_MM, axes_problem, farthest_corner_mm, spacing_of
 from ctfm.imaging.hounsfield import value_problem
+from ctfm.imaging.nifti_headers import ORIENTED
 
 __all__ = ["check_ct", "check_finite", "check_grid", "check_label", "ct_problem"]
 
@@ -152,7 +153,10 @@ def _finite_problem(image: Any) -> str | None:
 
 
 def _header_problem(image: Any) -> str | None:
-    meta = image.meta
-    if "qform_code" in meta and int(meta["qform_code"]) == 0 and int(meta["sform_code"]) == 0:
-        return "does not say how it is oriented (qform and sform code 0): set the orientation"
+    codes = [int(image.meta[key]) for key in ("qform_code", "sform_code") if key in image.meta]
+    if not image.meta.get(ORIENTED, any(codes) or not codes):
+        return (
+            "does not say how the patient lies (NIfTI: qform and sform code 0; NRRD: no space or "
+            "space directions; MHA: no TransformMatrix): set the orientation"
+        )
     return None

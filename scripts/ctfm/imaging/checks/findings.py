@@ -17,7 +17,7 @@ from ctfm.base.types import Array
 from ctfm.imaging.carried import Carried
 from ctfm.imaging.grids import spacing_of
 from ctfm.imaging.hounsfield import AIR_HU
-from ctfm.imaging.nifti import CONFLICT
+from ctfm.imaging.nifti_headers import CONFLICT
 
 __all__ = ["InputCheck", "inspect_scan"]
 

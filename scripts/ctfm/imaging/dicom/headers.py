@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,16 @@ __all__ = [
     "check_series",
     "find_series",
     "is_series",
+    "lacks_preamble",
     "looks_like_dicom",
     "read_headers",
     "series_files",
 ]
 
+#: How a file without the 128 bytes and ``DICM`` begins: with its meta information, or with an
+#: element of group 8, whose type is stated or not.
+META = b"\x02\x00\x00\x00UL\x04\x00"
+BARE = re.compile(re.escape(META) + rb"|\x08\x00.\x00(?:[A-Z]{2}|..\x00\x00)", re.DOTALL)
 #: Suffixes of DICOM files; a file so named that is not DICOM is a damaged one.
 SUFFIXES = (".dcm", ".dicom", ".ima")
 #: Fewer images make no volume: scouts, dose reports and key images come like that.
@@ -145,9 +151,16 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file starts as DICOM demands: 128 bytes and ``DICM``."""
+    """Whether the file is DICOM: 128 bytes and ``DICM``, or data elements from the first byte."""
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(132)
+    return start[128:] == b"DICM" or BARE.match(start) is not None
+
+
+def lacks_preamble(path: Path) -> bool:
+    """Whether a DICOM file begins with its meta information, which dcm2niix does not read."""
+    with open(path, "rb") as file:
+        return file.read(len(META)) == META
 
 
 def _has_suffix(path: Path) -> bool:
@@ -191,14 +204,14 @@ def _read_header(path: Path, dcmread: Callable[..., Any]) -> Slice | None:
         ValueError: the file ends before its pixels do.
     """
     with open(path, "rb") as file:
-        data = dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
+        data = dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
         left = path.stat().st_size - file.tell()
     storage = data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID")
     if "Rows" not in data and storage and storage not in CT_IMAGE_STORAGE:
         return None
     if not {"Rows", "Columns", "BitsAllocated"} <= set(data.dir()):
         raise ValueError("the header ends before the image size")
-    syntax = data.file_meta.TransferSyntaxUID
+    syntax = data.file_meta.get("TransferSyntaxUID")  # old files have none, and are plain
     header = Slice(
         path=path,
         series=(str(data.get("SeriesInstanceUID", "")), str(data.get("SeriesNumber", "?"))),
@@ -214,7 +227,7 @@ def _read_header(path: Path, dcmread: Callable[..., Any]) -> Slice | None:
         position=_numbers(data, "ImagePositionPatient", 3),
         slope=(_numbers(data, "RescaleSlope", 1) or (1.0,))[0],
         intercept=(_numbers(data, "RescaleIntercept", 1) or (0.0,))[0],
-        packed=bool(syntax.is_compressed or syntax.is_deflated),
+        packed=bool(syntax and (syntax.is_compressed or syntax.is_deflated)),
     )
     pixels = math.prod(header.shape) * header.frames * header.samples
     needed = pixels * int(data.BitsAllocated) // 8 + ELEMENT_HEADER

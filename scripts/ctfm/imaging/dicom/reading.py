@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,12 +25,14 @@ from ctfm.base.errors import UserError
 from ctfm.base.optional import require
 from ctfm.base.types import Array
 from ctfm.imaging.dicom.geometry import Grid, evenly_spaced, sort_slices, upright
-from ctfm.imaging.dicom.headers import Slice, check_series, read_headers
+from ctfm.imaging.dicom.headers import Slice, check_series, lacks_preamble, read_headers
 
 __all__ = ["read_series", "read_volume"]
 
 #: Seconds after which dcm2niix is given up; 300 slices of 512 x 512 take it 0.6 s.
 TIMEOUT = 600
+#: What DICOM files begin with.
+PREAMBLE = b"\0" * 128 + b"DICM"
 
 
 def read_series(folder: str | os.PathLike[str]) -> MetaTensor:
@@ -101,6 +104,9 @@ def _decode(folder: Path, slices: Sequence[Slice], grid: Grid) -> Array:
 
 
 def _link(file: Path, link: Path) -> None:
+    if lacks_preamble(file):
+        link.write_bytes(PREAMBLE + file.read_bytes())
+        return
     try:
         link.symlink_to(file)
     except OSError:  # file systems and accounts without symbolic links
@@ -142,10 +148,20 @@ def _check_ends(folder: Path, slices: Sequence[Slice], raw: Array) -> None:
         if header.packed:
             continue
         try:
-            stored = dcmread(header.path).pixel_array.T
+            stored = _pixels(dcmread(header.path, force=True))
         except Exception as error:
             raise UserError(
                 f"{folder}: {header.path.name} cannot be decoded ({error}): export it again"
             ) from error
         if not np.array_equal(stored, raw[..., index]):
             raise UserError(f"{folder}: dcm2niix alters {header.path.name}: convert it to NIfTI")
+
+
+def _pixels(data: Any) -> Array:
+    """The stored pixels (X, Y); a file without meta information does not name its syntax."""
+    if "TransferSyntaxUID" not in data.file_meta:
+        implicit, little = data.original_encoding
+        uid = require("pydicom", purpose="read DICOM", extra="dicom").uid
+        plain = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        data.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
+    return np.asarray(data.pixel_array.T)
