@@ -71,7 +71,7 @@ def phantoms() -> None:
     step("store", build, task="whole_body", out=STORE, spacing="5,5,5")
     heading("4/7  An encoder as CT-FM's, at a quarter of its width and with random values")
     step("encoder", [sys.executable, "-c", NARROW_ENCODER])
-    step("encoder", [*CTFM, "weights", "verify"], source=ENCODER, published=False)
+    step("encoder", [*CTFM, "weights", "verify"], source=ENCODER)
     heading("5/7  Training: the encoder is loaded, all of it or none, and 17 organs are learned")
     has_dali = find_spec("nvidia") and find_spec("nvidia.dali")
     loading = ["store", "dali"] if has_dali else ["store"]

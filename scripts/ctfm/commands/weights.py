@@ -27,6 +27,7 @@ def convert(
     *,
     kind: Literal["encoder", "segresnet"] | None = None,
     dtype: str | None = None,
+    key: str | None = None,
     revision: str | None = None,
     offline: bool = False,
 ) -> None:
@@ -36,7 +37,8 @@ def convert(
         source: file, folder or repository id
         out: file to write: .safetensors, or .pt for a plain state dict
         kind: the encoder alone, or the whole network; default: what the source holds
-        dtype: convert to this type, such as float32
+        dtype: float32 converts float64, which is refused otherwise
+        key: entry of a pickle that holds the network, where it holds several
     """
     report("ctfm.weights:convert", **locals())
 
@@ -79,12 +81,18 @@ def inject(
 
 
 def verify(
-    source: str, *, published: bool = True, revision: str | None = None, offline: bool = False
+    source: str,
+    *,
+    published: bool = False,
+    key: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
 ) -> None:
     """Print what a file holds, and whether it is sound.
 
     Args:
         source: file, folder or repository id
-        published: it has to be of the published architecture
+        published: refuse it where it is not of the published architecture
+        key: entry of a pickle that holds the network, where it holds several
     """
     report("ctfm.weights:verify", **locals())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ctfm.base.errors import UserError
 from ctfm.base.files import sha256
+from ctfm.weights.containers import state_dict_in
+from ctfm.weights.shards import is_index, read_shards
 from ctfm.weights.sources import Source, StrPath, resolve
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_metadata"]
 
-# Where trainers keep the network's state dict inside what they save: Lightning, lighter and
-# Auto3DSeg; MONAI's CheckpointSaver; torch tutorials; nnU-Net.
-CONTAINERS = ("state_dict", "model", "network", "net", "model_state_dict", "network_weights")
+logger = logging.getLogger("ctfm.weights")
 
 DAMAGED = "it is truncated or damaged; copy or download it again"
 
@@ -49,28 +49,51 @@ def open_checkpoint(
     *,
     revision: str | None = None,
     offline: bool = False,
+    key: str | None = None,
 ) -> Checkpoint:
     """Read every tensor of a checkpoint; arguments as for `ctfm.weights.sources.resolve`.
+
+    Args:
+        source: file, folder or repository id.
+        revision: branch, tag or commit of the repository.
+        offline: use the hub's cache alone.
+        key: entry of a pickle that holds the network; None: the only one that does.
 
     Raises:
         UserError: the file cannot be found, read, or understood as a state dict.
     """
-    return read_checkpoint(resolve(source, revision=revision, offline=offline))
+    return read_checkpoint(resolve(source, revision=revision, offline=offline), key)
 
 
-def read_checkpoint(source: Source) -> Checkpoint:
-    """Read every tensor of a checkpoint that is on this machine.
+def read_checkpoint(source: Source, key: str | None = None) -> Checkpoint:
+    """Read every tensor of a checkpoint that is on this machine; half precision as float32.
+
+    Args:
+        source: the file, or the index of a sharded one.
+        key: as for `open_checkpoint`.
 
     Raises:
         UserError: the file cannot be read, or is not a state dict.
     """
     path = source.path
     metadata: dict[str, str] = {}
-    if _is_safetensors(path):
+    digest = sha256(path)
+    if is_index(path):
+        tensors, digest = read_shards(path, lambda shard: _read_safetensors(shard)[0])
+    elif _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
     else:
-        tensors = _state_dict(_read_pickle(path), path)
-    return Checkpoint(source, sha256(path), tensors, metadata)
+        tensors = state_dict_in(_read_pickle(path), path, key)
+    return Checkpoint(source, digest, _in_float32(tensors, path), metadata)
+
+
+def _in_float32(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Half precision as float32, which holds each of its values exactly."""
+    half = [name for name, t in tensors.items() if t.dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        kinds = sorted({str(tensors[name].dtype).removeprefix("torch.") for name in half})
+        logger.info("%s: %d tensors of %s read as float32", path, len(half), " and ".join(kinds))
+    return {name: t.float() if name in half else t for name, t in tensors.items()}
 
 
 def read_metadata(file: StrPath) -> dict[str, str]:
@@ -152,30 +175,3 @@ def _read_pickle(path: Path) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The name-to-tensor mapping inside whatever a trainer saved."""
-    while isinstance(content, Mapping):
-        others = [name for name, value in content.items() if not isinstance(value, Tensor)]
-        if content and not others:
-            return {str(name): tensor.detach() for name, tensor in content.items()}
-        inner = (content.get(name) for name in CONTAINERS)
-        found = next((value for value in inner if isinstance(value, Mapping)), None)
-        if found is None:
-            raise UserError(f"checkpoint {path} holds no state dict: {_what_is(content, others)}")
-        content = found
-    raise UserError(
-        f"checkpoint {path} holds a {type(content).__name__}, not a state dict of tensors"
-    )
-
-
-def _what_is(content: Mapping[Any, Any], others: list[Any]) -> str:
-    if "param_groups" in content:
-        return "it looks like an optimizer state; pass the file of the network"
-    if not content:
-        return "it is empty"
-    names = ", ".join(str(name) for name in others[:4])
-    if len(others) < len(content):
-        return f"it mixes tensors with other entries ({names}); save the state dict alone"
-    return f"it has the entries {names}; expected one of {', '.join(CONTAINERS)}"

@@ -67,7 +67,8 @@ def verify(
     source: StrPath | None,
     revision: str | None = None,
     offline: bool = False,
-    published: bool = True,
+    published: bool = False,
+    key: str | None = None,
 ) -> Report:
     """Check that a checkpoint is complete, of the right types, finite, and CT-FM's.
 
@@ -76,12 +77,13 @@ def verify(
         revision: branch, tag or commit of the repository; None: its known revision, or "main".
         offline: use the hub's cache alone.
         published: the encoder has to be of the published architecture; False: of any width and
-            depth, for networks that were made smaller on purpose.
+            depth, which the report compares with the published one.
+        key: entry of a pickle that holds the network, where there are several; None: the only one.
 
     Raises:
         UserError: any of this does not hold.
     """
-    report = report_on(open_checkpoint(source, revision=revision, offline=offline))
+    report = report_on(open_checkpoint(source, revision=revision, offline=offline, key=key))
     if published and not report.published:
         raise UserError(
             f"{report.path} is {report.architecture}; the published encoder has init_filters="

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ctfm.base.errors import UserError
 from ctfm.base.optional import require
+from ctfm.weights.shards import INDEX_SUFFIX
 
 __all__ = ["KNOWN_REPOSITORIES", "KnownRepository", "Source", "StrPath", "find_weights", "resolve"]
 
@@ -152,6 +153,9 @@ def _file_in(folder: Path, filename: str | None) -> Path:
     wanted = folder / (filename or DEFAULT_FILENAME)
     if wanted.is_file():
         return wanted
+    indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if filename is None and len(indexes) == 1:
+        return indexes[0]
     if filename is not None:
         raise UserError(f"folder {folder} has no file {filename}")
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)

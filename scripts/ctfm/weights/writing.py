@@ -69,6 +69,7 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    key: str | None = None,
 ) -> Report:
     """Turn any layout of CT-FM weights into canonical names, with provenance in the header.
 
@@ -77,10 +78,11 @@ def convert(
         out: `.safetensors`, or `.pt` for a plain state dict, which has no header.
         kind: "encoder": the encoder alone, also out of a whole network; "segresnet": the whole
             network; None: the most that the source holds.
-        dtype: "float32" turns floating-point tensors of another type into it; None: such tensors
-            are an error.
+        dtype: "float32" turns float64 tensors into it; None: such tensors are an error. Half
+            precision is read as float32 in any case.
         revision: branch, tag or commit of the repository; None: its known revision, or "main".
         offline: use the hub's cache alone.
+        key: entry of a pickle that holds the network, where there are several; None: the only one.
 
     Returns:
         What was written, read back from the file.
@@ -88,7 +90,7 @@ def convert(
     Raises:
         UserError: the source is not CT-FM weights or not sound, or `out` cannot be written.
     """
-    checkpoint = open_checkpoint(source, revision=revision, offline=offline)
+    checkpoint = open_checkpoint(source, revision=revision, offline=offline, key=key)
     return _convert(checkpoint, out, kind=kind, dtype=dtype)
 
 

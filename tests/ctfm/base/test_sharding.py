@@ -8,7 +8,6 @@ from collections import Counter
 import pytest
 
 from ctfm.base.errors import UserError
-from ctfm.base.options import is_on
 from ctfm.base.sharding import Shard, find_shard, local_device, take_shard
 
 NAMES = [f"patient{i:04d}/1.2.840.{i * 37}" for i in range(1000)]
@@ -161,10 +160,3 @@ def test_processes_of_a_machine_take_its_gpus_in_turn(
     gpus: int, environment: dict[str, str], expected: str
 ) -> None:
     assert local_device(gpus, environment) == expected
-
-
-def test_switches_as_they_are_typed() -> None:
-    assert [is_on("x", value) for value in (True, "true", "True")] == [True] * 3
-    assert [is_on("x", value) for value in (False, "false", "FALSE")] == [False] * 3
-    with pytest.raises(UserError, match="overwrite is 'no': give true or false"):
-        is_on("overwrite", "no")

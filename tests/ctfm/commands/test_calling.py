@@ -50,7 +50,7 @@ def test_an_option_that_the_function_lacks_is_a_defect_of_the_command() -> None:
 
 #: Arguments of functions that their command does not offer.
 LEFT_OUT = {
-    ("weights", "extract"): {"dtype", "revision", "offline"},
+    ("weights", "extract"): {"dtype", "revision", "offline", "key"},
     ("weights", "fetch"): {"filename"},
     ("segment",): {"bundle", "checkpoint", "classes", "overwrite"},  # passed on where typed
 }

@@ -146,11 +146,11 @@ def test_weights(
     torch.save(encoder.state_dict(), tmp_path / "encoder.pt")
     source, out = str(tmp_path / "encoder.pt"), str(tmp_path / "encoder.safetensors")
     type_in("weights", "convert", source, out)
-    type_in("weights", "verify", out, "--published", "False")
+    type_in("weights", "verify", out)
     count = f"{len(encoder.state_dict())} tensors"
     assert capsys.readouterr().out.count(count) == 2
     with pytest.raises(UserError, match="published"):
-        type_in("weights", "verify", out)
+        type_in("weights", "verify", out, "--published")
 
 
 def test_encoder_out_of_a_pretraining_checkpoint(

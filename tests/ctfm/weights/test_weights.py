@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import resource
@@ -309,8 +310,8 @@ MISMATCHES: dict[str, tuple[Callable[[State], State], str]] = {
         r"\(8, 4, 1, 1, 1\) float32 in the file, \(8, 4, 3, 3, 3\) float32 in the network\)",
     ),
     "type": (
-        changed(conv_init__weight=torch.zeros(2, 1, 3, 3, 3, dtype=torch.float16)),
-        r"\(2, 1, 3, 3, 3\) float16 in the file.*only types differ.*--dtype float32",
+        changed(conv_init__weight=torch.zeros(2, 1, 3, 3, 3, dtype=torch.float64)),
+        r"\(2, 1, 3, 3, 3\) float64 in the file.*only types differ.*--dtype float32",
     ),
     "no running statistics": (
         no_statistics,
@@ -620,8 +621,24 @@ class TestConvert:
             assert same(weights.read_encoder(report.path).tensors, state)
         assert not strided.is_contiguous()
 
-    def test_half_precision_only_on_request(self, tmp_path: Path, encoder: SegResEncoder) -> None:
-        half = copy.deepcopy(encoder).half()
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_half_precision_is_read_as_float32(
+        self, dtype: torch.dtype, suffix: str, tmp_path: Path, encoder: SegResEncoder
+    ) -> None:
+        state = encoder.state_dict()
+        half = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
+        path = tmp_path / f"half{suffix}"
+        save_file(half, path) if suffix == ".safetensors" else torch.save(half, path)
+        network = tiny_network()
+        weights.load_encoder(network, path)
+        expected = {n: t.float() if t.is_floating_point() else t for n, t in half.items()}
+        assert same(dict(network.encoder.state_dict()), expected)
+        report = weights.convert(path, tmp_path / "out.safetensors")
+        assert report.dtypes == ("float32", "int64")
+
+    def test_double_precision_only_on_request(self, tmp_path: Path, encoder: SegResEncoder) -> None:
+        half = copy.deepcopy(encoder).double()
         source, out = saved(half.state_dict(), tmp_path), tmp_path / "out.safetensors"
         with pytest.raises(UserError, match=r"only types differ.*--dtype float32"):
             weights.convert(source, out)
@@ -714,7 +731,7 @@ class TestInject:
 
 class TestVerify:
     def test_report(self, encoder_file: Path, encoder: SegResEncoder) -> None:
-        report = weights.verify(encoder_file, published=False)
+        report = weights.verify(encoder_file)
         assert report.kind == "encoder"
         assert report.tensors == TINY_TENSORS == len(encoder.state_dict())
         assert report.parameters == sum(p.numel() for p in encoder.parameters())
@@ -725,11 +742,11 @@ class TestVerify:
 
     def test_not_the_published_network(self, encoder_file: Path) -> None:
         with pytest.raises(UserError, match=r"init_filters=2.*published encoder has .*161 tensors"):
-            weights.verify(encoder_file)
+            weights.verify(encoder_file, published=True)
 
     def test_constant_channels(self, tmp_path: Path, encoder: SegResEncoder) -> None:
         encoder.layers[0]["blocks"][0].norm1.running_var[1] = 0
-        report = weights.verify(saved(encoder.state_dict(), tmp_path), published=False)
+        report = weights.verify(saved(encoder.state_dict(), tmp_path))
         assert report.constant_channels == 1
 
     @pytest.mark.parametrize("case", MISMATCHES)
@@ -738,18 +755,18 @@ class TestVerify:
         if case == "no running statistics":  # here there is no network to compare with
             message = "no running statistics.*has BATCH norm"
         with pytest.raises(UserError, match=message):
-            weights.verify(saved(change(dict(encoder.state_dict())), tmp_path), published=False)
+            weights.verify(saved(change(dict(encoder.state_dict())), tmp_path))
 
     def test_network_with_a_tensor_missing(self, tmp_path: Path) -> None:
         state = dict(tiny_network().state_dict())
         del state["up_layers.0.blocks.0.norm1.running_mean"]
         with pytest.raises(UserError, match=r"1 missing in the file \(up_layers\.0\.blocks"):
-            weights.verify(saved(state, tmp_path), published=False)
+            weights.verify(saved(state, tmp_path))
 
     @pytest.mark.parametrize("dsdepth", [1, 2, 4])
     def test_every_depth_of_supervision(self, dsdepth: int, tmp_path: Path) -> None:
         network = tiny_network(dsdepth=dsdepth, blocks_up=(1, 2, 1, 1))
-        report = weights.verify(saved(network.state_dict(), tmp_path), published=False)
+        report = weights.verify(saved(network.state_dict(), tmp_path))
         assert report.architecture.dsdepth == dsdepth
         assert report.architecture.blocks_up == (1, 2, 1, 1)
         assert report.tensors == len(network.state_dict())
@@ -913,6 +930,84 @@ class TestPublishedSize:
             weights.load_encoder(network, encoder_file)
 
 
+class TestShards:
+    """Hugging Face's layout of large weights: several files, and an index."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, encoder: SegResEncoder) -> Path:
+        folder = tmp_path / "sharded"
+        folder.mkdir()
+        state = dict(encoder.state_dict())
+        parts = {"a.safetensors": list(state)[:30], "b.safetensors": list(state)[30:]}
+        for name, tensors in parts.items():
+            save_file({tensor: state[tensor] for tensor in tensors}, folder / name)
+        places = {tensor: name for name, tensors in parts.items() for tensor in tensors}
+        index = json.dumps({"metadata": {}, "weight_map": places})
+        (folder / "model.safetensors.index.json").write_text(index)
+        return folder
+
+    def test_all_parts_are_read(self, folder: Path, encoder: SegResEncoder) -> None:
+        for source in (folder, folder / "model.safetensors.index.json"):
+            network = tiny_network()
+            weights.load_encoder(network, source)
+            assert same(dict(network.encoder.state_dict()), dict(encoder.state_dict()))
+        first = weights.verify(folder).sha256
+        state = load_file(folder / "b.safetensors")
+        save_file({name: t + 1 for name, t in state.items()}, folder / "b.safetensors")
+        assert weights.verify(folder).sha256 != first
+
+    def test_a_part_that_is_missing_or_of_another_version(self, folder: Path) -> None:
+        state = load_file(folder / "b.safetensors")
+        name, _ = state.popitem()
+        save_file(state, folder / "b.safetensors")
+        with pytest.raises(UserError, match=f"1 tensors are missing or left over .*{name}"):
+            weights.verify(folder)
+        (folder / "b.safetensors").unlink()
+        with pytest.raises(UserError, match=r"its part b.safetensors is missing"):
+            weights.verify(folder)
+
+    @pytest.mark.parametrize(
+        "index",
+        ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../a.safetensors"}}'],
+    )
+    def test_an_index_that_is_none(self, index: str, folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(UserError, match="download it again"):
+            weights.verify(folder)
+
+
+class TestTwoNetworksInAFile:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "last.pt"
+        model, average = tiny_network(1).state_dict(), tiny_network(2).state_dict()
+        torch.save({"model": prefixed("module.", dict(model)), "model_ema": average}, path)
+        return path
+
+    def test_nobody_said_which(self, file: Path, tmp_path: Path) -> None:
+        message = f"holds several networks, model, model_ema: take one by .*convert {file} --key "
+        for load in (weights.verify, weights.read_encoder):
+            with pytest.raises(UserError, match=f"{message}model_ema --out FILE"):
+                load(file)
+        with pytest.raises(UserError, match="no network under 'ema': its keys are model, model_"):
+            weights.convert(file, tmp_path / "out.pt", key="ema")
+
+    def test_one_is_taken_by_its_key(self, file: Path, tmp_path: Path) -> None:
+        for seed, key in ((1, "model"), (2, "model_ema")):
+            weights.convert(file, tmp_path / "out.safetensors", key=key)
+            found = weights.load_network(tiny_network(3), tmp_path / "out.safetensors")
+            assert same(dict(found.state_dict()), dict(tiny_network(seed).state_dict()))
+            assert weights.verify(file, key=key).kind == "segresnet"
+
+    def test_an_optimizer_is_no_network(self, tmp_path: Path) -> None:
+        network = tiny_network()
+        optimizer = torch.optim.AdamW(network.parameters())
+        loss = {"weight": torch.ones(3)}
+        saved = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "loss": loss}
+        torch.save(saved, tmp_path / "last.pt")
+        assert weights.verify(tmp_path / "last.pt").kind == "segresnet"
+
+
 class TestFingerprint:
     def test_file_order_and_layout_in_memory_do_not_matter(
         self, encoder: SegResEncoder, encoder_file: Path
@@ -922,7 +1017,7 @@ class TestFingerprint:
         turned = encoder.to(memory_format=torch.channels_last_3d).state_dict()
         assert weights.fingerprint(turned) == expected
         assert weights.fingerprint(dict(reversed(state.items()))) == expected
-        report = weights.verify(encoder_file, published=False)
+        report = weights.verify(encoder_file)
         assert report.encoder_sha256 == expected
         assert expected in str(report)
 
