@@ -24,7 +24,7 @@ from monai.data import MetaTensor
 from ctfm.base.errors import UserError
 from ctfm.base.optional import require
 from ctfm.base.types import Array
-from ctfm.imaging.dicom.geometry import Grid, evenly_spaced, sort_slices, upright
+from ctfm.imaging.dicom.geometry import Grid, on_even_grid, sort_slices
 from ctfm.imaging.dicom.headers import Slice, check_series, lacks_preamble, read_headers
 
 __all__ = ["read_series", "read_volume"]
@@ -67,7 +67,7 @@ def read_volume(folder: Path, headers: Sequence[Slice]) -> MetaTensor:
     hu = torch.from_numpy(raw.astype(np.float32))
     hu *= torch.tensor([header.slope for header in slices])
     hu += torch.tensor([header.intercept for header in slices])
-    volume, affine = upright(evenly_spaced(hu, grid.depth), grid)
+    volume, affine = on_even_grid(hu, grid)
     meta = {
         "affine": torch.from_numpy(affine),
         "original_affine": affine.copy(),
