@@ -1,4 +1,5 @@
 from .checks.ct import check_ct as check_ct
+from .checks.findings import inspect_scan as inspect_scan
 from .dicom.headers import find_series as find_series
 from .dicom.headers import is_series as is_series
 from .dicom.headers import series_files as series_files

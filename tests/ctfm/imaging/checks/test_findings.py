@@ -55,6 +55,7 @@ def test_front_and_back_exchanged(body: Phantom) -> None:
     turned = body.affine.copy()
     turned[1] *= -1
     assert "front and back may be exchanged" in said(body.image, turned)
+    assert "bone lies in front of its middle" in said(body.image, turned)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1024, 240), (-600, 3000)])
