@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def test_a_table_does_not_mix_settings(patients: list[Path], tmp_path: Path) -> 
     with pytest.raises(RuntimeError) as caught:
         infer(EXTRACTOR, patients[0], tmp_path / "out", spacing=[9.0, 9.0, 9.0])
     assert "was made with spacing" in str(one_line(caught.value))
+
+
+def test_the_report_says_what_speaks_against_the_header(
+    patients: list[Path], tmp_path: Path
+) -> None:
+    infer(WHOLE_BODY, patients[0], tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert isinstance(report["scans"]["ct"]["anatomy"], list)
 
 
 @pytest.mark.parametrize("option", ["statistics", "preview"])

@@ -97,6 +97,7 @@ class RunReport:
             "input": asdict(row["input_check"]) if "input_check" in row else None,
             "seconds": {stage: round(seconds, 3) for stage, seconds in scan.seconds.items()},
             "found": scan.output.get("found"),
+            "anatomy": scan.output.get("anatomy"),
         }
 
     def _write(self, _engine: Any = None) -> None:

@@ -25,6 +25,7 @@ from ctfm.imaging.listing import result_name
 from ctfm.imaging.nifti import write_nifti
 from ctfm.imaging.provenance import MADE_BY, Provenance
 from ctfm.imaging.scans import read_scan
+from ctfm.inference.anatomy import anatomy_warnings
 from ctfm.inference.label_statistics import ClassStatistics, label_statistics, write_statistics
 from ctfm.pictures.label_map import Color, class_color, preview
 
@@ -83,6 +84,7 @@ class SaveSegmentationd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the item ``found`` says which classes there are.
 
+        The item ``anatomy`` says what in their places speaks against the scan's header.
         An item ``confidence``, ``{class id: value}``, goes into names and table.
         """
         result = dict(data)
@@ -107,6 +109,9 @@ class SaveSegmentationd(MapTransform):
         _remove_results(base)
         confidence = result.get("confidence", {})
         voxels = count_voxels(label)
+        result["anatomy"] = anatomy_warnings(label, affine, self.names)
+        for warning in result["anatomy"]:
+            logger.warning("%s: %s", source, warning)
         result["found"] = self._save_names(voxels, affine, base, source, confidence)
         if self.preview or self.statistics:
             self._save_more(label, voxels, affine, base, source, confidence)

@@ -50,7 +50,7 @@ class TestSaveSegmentationd:
         out = tmp_path / "out"
         data = row(scan)
         passed = SaveSegmentationd("pred", str(out), preview=False)(data)
-        assert passed.keys() == {*data.keys(), "found"}
+        assert passed.keys() == {*data.keys(), "found", "anatomy"}
         assert passed["pred"] is data["pred"]
         written, source = nib.load(out / "ct_seg.nii.gz"), nib.load(scan)
         assert written.get_data_dtype() == np.uint8
