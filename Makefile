@@ -26,7 +26,7 @@ demo-auto3dseg: $(READY)
 
 # Idle threads of OpenMP give their core back: on a busy machine they would take it from the others.
 test: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -m "not doors"
+	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -n auto --dist loadfile -m "not doors"
 
 # A browser with NiiVue, a Ray cluster, a wheel: each skips, with the reason, where it is not there.
 test-doors: $(READY)
