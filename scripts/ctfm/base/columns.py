@@ -8,12 +8,14 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from ctfm.base.errors import UserError
 from ctfm.base.optional import require
 
-__all__ = ["Table", "binary_labels", "read_table"]
+__all__ = ["Table", "binary_labels", "has_decimal_comma", "numbers_or_text", "read_table"]
 
 #: Names that a message repeats.
 SHOWN = 30
@@ -23,6 +25,11 @@ NEGATIVE = frozenset({"0", "0.0", "false"})
 POSITIVE = frozenset({"1", "1.0", "true"})
 #: Two classes as SinoCT writes them, one-hot: "1,0" is the first, "0,1" the second.
 _ONE_HOT = re.compile(r"[\[(]?\s*([01])(?:\.0)?\s*,\s*([01])(?:\.0)?\s*[\])]?")
+
+
+#: A number as people write it; 00012 and 1E5 are names.
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,37 @@ def read_table(path: Path) -> Table:
     if not table.rows:
         raise UserError(f"{path}: holds no rows: give a table with one row a case")
     return table
+
+
+def has_decimal_comma(cell: str) -> bool:
+    """Whether a cell is a number with a comma in place of the point."""
+    return _DECIMAL_COMMA.fullmatch(cell) is not None
+
+
+def numbers_or_text(cells: Sequence[str], what: str) -> list[Any]:
+    """Cells as numbers, where each is spelled as one that float64 holds exactly as it stands.
+
+    Otherwise they stay text: of ``00012`` and of accession numbers of 17 digits a number would make
+    something else. Empty cells are None.
+
+    Args:
+        cells: of one column.
+        what: named in messages.
+
+    Raises:
+        UserError: numbers have a decimal comma.
+    """
+    filled = [cell for cell in cells if cell]
+    commas = [cell for cell in filled if has_decimal_comma(cell)]
+    if commas and all(has_decimal_comma(cell) or _is_number(cell) for cell in filled):
+        raise UserError(f"{what}: {commas[0]} has a decimal comma: write the table with points")
+    if not all(map(_is_number, filled)):
+        return [cell or None for cell in cells]
+    return [float(cell) if cell else None for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    return bool(_NUMBER.fullmatch(cell)) and Decimal(cell) == Decimal(repr(float(cell)))
 
 
 def _read_text(path: Path) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from ctfm.base.columns import Table, binary_labels, read_table
+from ctfm.base.columns import Table, binary_labels, has_decimal_comma, read_table
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
 
@@ -137,6 +137,11 @@ def _numbers(table: Table, column: str) -> list[float]:
         try:
             numbers.append(float(cell or "nan"))
         except ValueError:
+            if has_decimal_comma(cell):
+                raise UserError(
+                    f"{table.source} {row}: column {column} holds {cell}, with a decimal comma: "
+                    "write the table with points"
+                ) from None
             raise UserError(
                 f"{table.source} {row}: column {column} holds {cell!r}, which is no number: "
                 "name the column of the scores by --score"

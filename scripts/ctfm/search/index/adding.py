@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ctfm.base.columns import numbers_or_text, read_table
 from ctfm.base.errors import UserError
 from ctfm.base.optional import require
 from ctfm.base.options import is_on
@@ -204,35 +205,27 @@ def _alike(first: Any, second: Any) -> bool:
 
 
 def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}): give a CSV with a column scan"
-        ) from error
-    if not rows or "scan" not in rows[0]:
+    """The user's columns of each scan; a column is of numbers where each cell is spelled as one."""
+    table = read_table(path)
+    if "scan" not in table.columns:
         raise UserError(f"{path}: no column scan: it names the scans as the embeddings do")
-    names = [name for name in rows[0] if name != "scan"]
-    for name in names:
+    scans = table.column("scan", "--metadata")
+    twice = [name for name, count in Counter(scans).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path}: scan {twice[0]} comes {scans.count(twice[0])} times: keep one row"
+        )
+    columns: dict[str, list[Any]] = {}
+    for name in table.columns:
+        if name == "scan":
+            continue
         if name in RESERVED or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name or ""):
             raise UserError(f"{path}: column {name!r}: give it another name, as age_years")
-    numeric = {name for name in names if all(_is_number(row[name]) for row in rows)}
+        columns[name] = numbers_or_text(table.column(name, "--metadata"), f"{path}: column {name}")
+    rows = zip(*columns.values(), strict=True) if columns else ([] for _ in scans)
     return {
-        row["scan"]: {
-            name: None if not row[name] else float(row[name]) if name in numeric else row[name]
-            for name in names
-        }
-        for row in rows
+        scan: dict(zip(columns, row, strict=True)) for scan, row in zip(scans, rows, strict=True)
     }
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        float(text or 0)
-    except ValueError:
-        return False
-    return True
 
 
 def _add_columns(index: Index, extra: Mapping[str, Mapping[str, Any]]) -> None:

@@ -63,10 +63,27 @@ def test_metadata(tmp_path: Path) -> None:
         Index(index).count("colour = 1")
 
 
+def test_what_looks_like_a_number_stays_what_it_is(tmp_path: Path) -> None:
+    embed(tmp_path / "e")
+    (tmp_path / "m.csv").write_text(
+        "scan,id,accession,code,age\ns0,00012,12345678901234567,1E5,62.5\n"
+        "s1,00013,12345678901234568,17,\n"
+    )
+    index = str(tmp_path / "i")
+    add_embeddings([str(tmp_path / "e")], index, metadata=str(tmp_path / "m.csv"))
+    scan = "kind = 'scan' AND "
+    assert Index(index).count(f"{scan}id = '00012'") == 1
+    assert Index(index).count(f"{scan}accession = '12345678901234567'") == 1
+    assert Index(index).count(f"{scan}code = '1E5'") == 1
+    assert Index(index).count(f"{scan}age > 62") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("name,x\n", "no column scan"),
+        ("name,x\na,b\n", "no column scan"),
+        ("scan,x\ns0,1\ns0,2\n", "scan s0 comes 2 times"),
+        ('scan,age\ns0,"62,5"\n', "column age: 62,5 has a decimal comma"),
         ("scan,embedding\ns0,1\n", "column 'embedding': give it another name"),
         ("scan,a b\ns0,1\n", "column 'a b'"),
     ],
