@@ -170,6 +170,7 @@ def test_an_organ_of_one_scan_is_that_of_the_datalist(data: str, tmp_path: Path)
     folder = Path(data).parent
     encoder, scan = str(folder / "encoder.pt"), str(folder / "s0" / "ct.nii.gz")
     label = str(folder / "s0" / "label.nii.gz")
+    (folder / "s0" / "label.json").write_text(json.dumps({"labels": {"5": "liver"}}))
     call(
         run_saliency,
         [encoder],

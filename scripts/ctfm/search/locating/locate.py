@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from ctfm import __version__
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.contract.classes import class_name
 from ctfm.embedding.embedder import Embedder
 from ctfm.embedding.options import WindowOptions
 from ctfm.embedding.windows import cut_window
+from ctfm.imaging.class_names import spelled
 from ctfm.imaging.grids import voxels_to_mm
 from ctfm.pictures.located import View, draw_search
 from ctfm.search.locating.heat import heat_map, write_heat_map
@@ -124,7 +124,7 @@ def locate(
     document = {
         "query": _described(seen, sought.point),
         **_answers(searched, similarities),
-        "organ": _judged(searched, sought, similarities),
+        "organ": _judged(searched, sought, similarities, seen.names or searched.names),
         "windows": _counted(similarities),
         "seconds": round(seconds, 3),
         "recipe": embedder.recipe,
@@ -173,7 +173,9 @@ def _answers(scan: PreparedScan, similarities: SimilarityMap) -> Record:
     return {"answer": locations[0], "others": locations[1:]}
 
 
-def _judged(scan: PreparedScan, location: Location, similarities: SimilarityMap) -> Record | None:
+def _judged(
+    scan: PreparedScan, location: Location, similarities: SimilarityMap, names: Mapping[int, str]
+) -> Record | None:
     """How far the answer is from the organ that was meant; None: that is not known."""
     if scan.labels is None or location.organ is None:
         return None
@@ -182,7 +184,7 @@ def _judged(scan: PreparedScan, location: Location, similarities: SimilarityMap)
     known = centre is not None
     return {
         "class_id": location.organ,
-        "name": class_name(location.organ),
+        "name": spelled(location.organ, names),
         "centroid_mm": [round(float(mm), 2) for mm in centre] if centre is not None else None,
         "distance_mm": round(float(norm(centre - answer["point_mm"])), 2) if known else None,
         "inside": scan.label_at(np.array(answer["voxel"])) == location.organ if known else None,

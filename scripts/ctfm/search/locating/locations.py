@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
 from ctfm.base.types import Array
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.embedding.embedder import Embedder
 from ctfm.imaging.checks.ct import check_label
+from ctfm.imaging.class_names import class_id_of, class_names, spelled
 from ctfm.imaging.grids import mm_to_voxels, voxels_to_mm
 from ctfm.imaging.label_maps import count_voxels, present_ids
 from ctfm.imaging.transforms import LoadScand
 from ctfm.search.options import LocationOptions
 
-__all__ = ["Location", "PreparedScan", "class_id", "find_location", "read_prepared", "triple"]
+__all__ = ["Location", "PreparedScan", "find_location", "read_prepared", "triple"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class PreparedScan:
         stored: HU (1, X, Y, Z), with its affine.
         image: (1, D, H, W), of `Embedder.read`.
         labels: class ids (X, Y, Z); None: there are none.
+        names: of the classes, where they lie beside the labels.
     """
 
     path: str
     stored: MetaTensor
     image: MetaTensor
     labels: Array | None
+    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def affine(self) -> Array:
@@ -89,12 +90,13 @@ def read_prepared(
         UserError: it is unreadable, no CT, or the label map is another's.
     """
     stored = _read(path, input_check)
-    class_ids = None
+    class_ids, names = None, {}
     if labels is not None:
+        names = class_names(labels)
         read = _read(labels, "off")
         check_label(read, labels, tuple(stored.shape[1:]), stored.affine)
         class_ids = read[0].as_tensor().round().int().numpy()
-    return PreparedScan(path, stored, embedder.prepare(stored), class_ids)
+    return PreparedScan(path, stored, embedder.prepare(stored), class_ids, names)
 
 
 def find_location(scan: PreparedScan, options: LocationOptions) -> Location:
@@ -108,10 +110,10 @@ def find_location(scan: PreparedScan, options: LocationOptions) -> Location:
         UserError: there is no such place, or no way to tell which is meant.
     """
     point, voxel, organ = options.point, options.voxel, options.organ
-    class_meant = None if organ is None else class_id(organ)
     typed = point if voxel is None else voxel
     if typed is None:
-        return Location(_organ_centre(scan, class_meant), class_meant)
+        return _organ_centre(scan, organ)
+    class_meant = None if organ is None else class_id_of(organ, scan.names, scan.path)
     numbers = triple(typed)
     in_voxels = voxel is not None
     in_mm = voxels_to_mm(scan.affine, numbers[None])[0] if in_voxels else numbers
@@ -120,23 +122,6 @@ def find_location(scan: PreparedScan, options: LocationOptions) -> Location:
         raise UserError(_outside(scan, numbers, in_voxels))
     labelled = scan.label_at(nearest) or None
     return Location(in_mm, labelled if class_meant is None else class_meant)
-
-
-def class_id(organ: Any) -> int:
-    """The id of a TotalSegmentator v2 class by its name, or an id as it is.
-
-    Raises:
-        UserError: there is none.
-    """
-    ids = {name: i for i, name in TOTALSEGMENTATOR_V2.items()}
-    text = str(organ).strip()
-    if text in ids:
-        return ids[text]
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    close = get_close_matches(text, ids, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "give a name as TotalSegmentator's"
-    raise UserError(f"there is no class {text!r}: {hint} Ids such as 5 are taken too")
 
 
 def triple(value: Any) -> Array:
@@ -163,7 +148,7 @@ def _read(path: str, input_check: str) -> MetaTensor:
     return scan
 
 
-def _organ_centre(scan: PreparedScan, organ: int | None) -> Array:
+def _organ_centre(scan: PreparedScan, organ: Any) -> Location:
     if organ is None:
         raise UserError(
             "no place is given: add --point x,y,z (mm), --voxel i,j,k, or --organ NAME with "
@@ -171,13 +156,14 @@ def _organ_centre(scan: PreparedScan, organ: int | None) -> Array:
         )
     if scan.labels is None:
         raise UserError("an organ is looked up in labels: add --labels_query FILE, or --point")
-    centre = scan.centroid(organ)
+    class_id = class_id_of(organ, scan.names, scan.path)
+    centre = scan.centroid(class_id)
     if centre is None:
-        there = [TOTALSEGMENTATOR_V2.get(i, str(i)) for i in present_ids(count_voxels(scan.labels))]
+        there = [spelled(i, scan.names) for i in present_ids(count_voxels(scan.labels))]
         shown = ", ".join(there[:6]) + (", …" if len(there) > 6 else "")
-        name = TOTALSEGMENTATOR_V2.get(organ, organ)
+        name = spelled(class_id, scan.names)
         raise UserError(f"the labels of {scan.path} do not show {name}: they show {shown}")
-    return centre
+    return Location(centre, class_id)
 
 
 def _outside(scan: PreparedScan, numbers: Array, in_voxels: bool) -> str:

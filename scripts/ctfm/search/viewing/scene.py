@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
-from ctfm.contract.classes import TOTALSEGMENTATOR_V2
 from ctfm.imaging.checks.ct import check_label
+from ctfm.imaging.class_names import class_names, spelled
 from ctfm.imaging.file_names import is_nifti
 from ctfm.imaging.label_maps import count_voxels, present_ids
 from ctfm.imaging.listing import find_scans
@@ -152,16 +151,9 @@ def _stored(path: Path) -> bytearray:
 
 def _classes(labels: np.ndarray, path: Path) -> dict[int, tuple[str, tuple[int, int, int]]]:
     """Names of the classes that are there: those that `ctfm segment` wrote beside the labels."""
-    names: Mapping[int, str] = TOTALSEGMENTATOR_V2
-    beside = path.with_name(f"{path.name.split('.nii')[0]}.json")
-    if beside.is_file():
-        try:
-            written = json.loads(beside.read_text(encoding="utf-8"))["labels"]
-            names = {int(i): str(name) for i, name in written.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{beside}: no names of classes in it: move it away") from error
+    names = class_names(path)
     ids = present_ids(count_voxels(labels))
-    return {i: (names.get(i, f"class {i}"), _color(i)) for i in ids}
+    return {i: (spelled(i, names), _color(i)) for i in ids}
 
 
 def _color(class_id: int) -> tuple[int, int, int]:

@@ -51,6 +51,9 @@ def scans(tmp_path: Path) -> tuple[Path, Path]:
         save(array, tmp_path / f"a_{name}.nii.gz", OBLIQUE)
         turned = nib.orientations.apply_orientation(array, turn)
         save(turned, tmp_path / f"b_{name}.nii.gz", moved)
+    names = json.dumps({"labels": {"1": "spleen", "3": "kidney_left", "5": "liver"}})
+    for letter in "abc":
+        (tmp_path / f"{letter}_labels.json").write_text(names)
     return tmp_path / "a_ct.nii.gz", tmp_path / "b_ct.nii.gz"
 
 

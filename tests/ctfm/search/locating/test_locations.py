@@ -10,7 +10,9 @@ import torch
 from monai.data import MetaTensor
 
 from ctfm.base.errors import UserError
-from ctfm.search.locating.locations import PreparedScan, class_id, find_location, triple
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.imaging.class_names import class_id_of
+from ctfm.search.locating.locations import PreparedScan, find_location, triple
 from ctfm.search.options import LocationOptions
 
 OBLIQUE = np.array([[-2.9, 0.3, 0, 40], [0.3, 2.9, 0.2, -9], [0, -0.2, 3.1, 800], [0, 0, 0, 1.0]])
@@ -23,7 +25,7 @@ def scan() -> PreparedScan:
     labels[2, 3, 4] = labels[4, 3, 4] = 5
     labels[7, 8, 9] = 1
     stored = MetaTensor(torch.zeros(1, 10, 12, 14), affine=torch.from_numpy(OBLIQUE))
-    return PreparedScan("a.nii.gz", stored, stored, labels)
+    return PreparedScan("a.nii.gz", stored, stored, labels, TOTALSEGMENTATOR_V2)
 
 
 def mm(*voxel: float) -> np.ndarray:
@@ -50,6 +52,17 @@ def test_an_organ_is_its_centre_of_mass(scan: PreparedScan) -> None:
         place = find_location(scan, LocationOptions(organ=organ))
         np.testing.assert_allclose(place.point, mm(3, 3, 4))
         assert place.organ == 5
+
+
+def test_without_names_nobody_guesses(scan: PreparedScan) -> None:
+    nameless = PreparedScan("a.nii.gz", scan.stored, scan.image, scan.labels)
+    assert find_location(nameless, LocationOptions(organ=5)).organ == 5
+    with pytest.raises(
+        UserError, match=r"'liver': no names of classes lie beside the labels of a.nii.gz"
+    ):
+        find_location(nameless, LocationOptions(organ="liver"))
+    with pytest.raises(UserError, match="do not show class 7: they show class 1, class 5"):
+        find_location(nameless, LocationOptions(organ=7))
 
 
 def test_an_organ_beside_a_point_says_what_the_answer_is_held_against(scan: PreparedScan) -> None:
@@ -89,7 +102,8 @@ def test_an_organ_needs_labels(scan: PreparedScan) -> None:
 
 
 def test_ids_and_numbers() -> None:
-    assert class_id("heart") == class_id("51") == 51
+    names = TOTALSEGMENTATOR_V2
+    assert class_id_of("heart", names, "a") == class_id_of("51", names, "a") == 51
     assert triple("1, -2,3.5").tolist() == [1, -2, 3.5]
     with pytest.raises(UserError, match="there is no class '0'"):
-        class_id(0)
+        class_id_of(0, names, "a")
