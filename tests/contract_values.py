@@ -15,13 +15,12 @@ from ctfm.contract.tasks import (
     SEGRESNET,
     SEMANTIC_SEARCH,
     STABILITY,
-    TUMORS,
     WHOLE_BODY,
     Embedding,
     Task,
-    TumorSegmentation,
     WholeBody,
 )
+from ctfm.contract.tumors import TUMORS, TumorSegmentation
 
 __all__ = ["expected_values"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ctfm.base.errors import one_line
-from ctfm.contract.tasks import TUMORS as TASKS
+from ctfm.contract.tumors import TUMORS as TASKS
 from ctfm.datalists.datasets.decathlon import msd
 from ctfm.phantoms.decathlon import write_dataset
 from support import TUMORS, command, run_apart, run_here

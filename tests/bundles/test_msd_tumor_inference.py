@@ -18,7 +18,7 @@ from monai.networks.nets import SegResNetDS
 from bare_python import bare_python
 from contract_differences import contract_differences
 from ctfm.base.errors import UserError
-from ctfm.contract.tasks import TUMORS as TASKS
+from ctfm.contract.tumors import TUMORS as TASKS
 from ctfm.release import packing as release
 from ctfm.release.overlays import applied, packed_name, task_overlays
 from support import TUMORS

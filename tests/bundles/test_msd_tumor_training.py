@@ -14,7 +14,7 @@ import torch
 from monai.networks.nets import SegResNetDS, resnet10
 from monai.networks.nets.segresnet_ds import SegResEncoder
 
-from ctfm.contract.tasks import TUMORS as TASKS
+from ctfm.contract.tumors import TUMORS as TASKS
 from ctfm.evaluation.comparison.folders import compare_folders
 from ctfm.loading.store.building import build_store
 from training_support import last, run_in_two_processes

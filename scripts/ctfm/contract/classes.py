@@ -1,8 +1,8 @@
-"""The classes of TotalSegmentator, groups of them, and those of the Decathlon's tumour tasks."""
+"""The classes of TotalSegmentator, and groups of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -10,7 +10,6 @@ from ctfm.base.errors import UserError
 
 __all__ = [
     "CLASS_GROUPS",
-    "DECATHLON_TUMORS",
     "TOTALSEGMENTATOR_V1",
     "TOTALSEGMENTATOR_V2",
     "ClassGroup",
@@ -124,17 +123,6 @@ CLASS_GROUPS: dict[str, ClassGroup] = {
         # abdominal organs, sacrum and vertebrae S1 to T12, as compared with Merlin
         ClassGroup("merlin", "v2", _span((1, 7), (18, 22), (25, 32))),
     )
-}
-
-
-#: The tumour tasks on CT of the Medical Segmentation Decathlon: folder -> the labels of its
-#: dataset.json without the background (Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9).
-DECATHLON_TUMORS: Mapping[str, Mapping[int, str]] = {
-    "Task03_Liver": {1: "liver", 2: "cancer"},
-    "Task06_Lung": {1: "cancer"},
-    "Task07_Pancreas": {1: "pancreas", 2: "cancer"},
-    "Task08_HepaticVessel": {1: "Vessel", 2: "Tumour"},
-    "Task10_Colon": {1: "colon cancer primaries"},
 }
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctfm.contract.classes import DECATHLON_TUMORS
-
 __all__ = [
     "ENCODER",
     "HEAD_CT_TRIAGE",
@@ -24,7 +22,6 @@ __all__ = [
     "SEGRESNET",
     "SEMANTIC_SEARCH",
     "STABILITY",
-    "TUMORS",
     "WHOLE_BODY",
 ]
 
@@ -169,36 +166,6 @@ class WholeBody(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TumorSegmentation(WholeBody):
-    """A tumour task of the Decathlon: whole-body segmentation's recipe, with flips.
-
-    CT-FM's authors ran Auto3DSeg's segresnet with axes SPL and the encoder injected, on fold 0; the
-    spacing and patch that it chose are not public. Those here are the task's as nnU-Net's planning
-    has them (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z) and MONAI's tutorial
-    `dynunet_pipeline` repeats them: the median spacing of the data set, and a patch whose sides are
-    rounded up to the encoder's divisor.
-
-    Attributes:
-        decathlon: the task's folder, a key of `ctfm.contract.classes.DECATHLON_TUMORS`.
-        background_ratio: background is as frequent as a class in the middle of crops, as in
-            Auto3DSeg: a network that only sees crops around tumours finds tumours everywhere.
-        flip_prob: along each axis: tumours have no side.
-        fold: that validates.
-        epochs: so many that some 40,000 crops are seen, 600 at most.
-    """
-
-    decathlon: str
-    background_ratio: int = 1
-    flip_prob: float = 0.5
-    fold: int = 0
-
-    @property
-    def classes(self) -> dict[int, str]:
-        """Label value -> name, as the task's ``dataset.json`` has them; the last is tumour."""
-        return dict(DECATHLON_TUMORS[self.decathlon])
-
-
-@dataclass(frozen=True, kw_only=True)
 class HeadTriage(Task):
     """Normal or abnormal: four windows stacked along depth, still one channel.
 
@@ -239,44 +206,6 @@ SEGRESNET = SegResNet()
 # 64x128x128 mm at 3x1x1 mm, each side rounded up to the encoder's divisor
 PRETRAINING = Pretraining(spacing=(3.0, 1.0, 1.0), patch=(32, 128, 128))
 WHOLE_BODY = WholeBody(spacing=(1.5, 1.5, 1.5), patch=(96, 160, 160), overlap=0.625)
-#: By the name that overlays and zips have.
-TUMORS = {
-    "lung": TumorSegmentation(
-        decathlon="Task06_Lung",
-        spacing=(1.24, 0.79, 0.79),
-        patch=(80, 192, 160),
-        overlap=0.625,
-        epochs=600,
-    ),
-    "pancreas": TumorSegmentation(
-        decathlon="Task07_Pancreas",
-        spacing=(2.5, 0.8, 0.8),
-        patch=(48, 224, 224),
-        overlap=0.625,
-        epochs=180,
-    ),
-    "hepatic_vessel": TumorSegmentation(
-        decathlon="Task08_HepaticVessel",
-        spacing=(1.5, 0.8, 0.8),
-        patch=(64, 192, 192),
-        overlap=0.625,
-        epochs=165,
-    ),
-    "liver": TumorSegmentation(
-        decathlon="Task03_Liver",
-        spacing=(1.0, 0.77, 0.77),
-        patch=(128, 128, 128),
-        overlap=0.625,
-        epochs=380,
-    ),
-    "colon": TumorSegmentation(
-        decathlon="Task10_Colon",
-        spacing=(3.0, 0.78, 0.78),
-        patch=(64, 192, 160),
-        overlap=0.625,
-        epochs=400,
-    ),
-}
 HEAD_CT_TRIAGE = HeadTriage(spacing=(5.0, 2.0, 2.0), patch=(48, 128, 128))
 ORGAN_RETRIEVAL = Embedding(spacing=None, patch=(64, 64, 64), stored_axes=(0, 3, 2, 1))
 LESION_RETRIEVAL = Embedding(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,45 +14,21 @@ import numpy.typing as npt
 from ctfm.base.errors import UserError
 from ctfm.base.files import atomic_path
 from ctfm.base.types import Array
-from ctfm.contract.classes import DECATHLON_TUMORS, TOTALSEGMENTATOR_V2
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.tumors import DECATHLON_TUMORS, TUMORS
 from ctfm.imaging.grids import spacing_of
 from ctfm.phantoms.drawing import draw_torso, write_volume
 
-__all__ = ["TASKS", "Drawing", "write_dataset"]
+__all__ = ["TASKS", "write_dataset"]
 
 Triple = tuple[float, float, float]
 
 #: Most tumours in a scan.
-TUMORS = 3
+MOST_TUMORS = 3
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How a task's scans are drawn.
-
-    Attributes:
-        region: part of the torso, of `ctfm.phantoms.drawing.REGIONS`.
-        hosts: regular expression of the classes that have tumours; the scan shows them whole.
-        organ: regular expression of the classes that are label 1 where the tumour is label 2;
-            None: the tumour is the only label.
-        contrast: with contrast medium.
-    """
-
-    region: str
-    hosts: str
-    organ: str | None = None
-    contrast: bool = False
-
-
-TASKS = {
-    "Task03_Liver": Drawing("abdomen", "liver", "liver", contrast=True),
-    "Task06_Lung": Drawing("thorax", r"lung_\w+"),
-    "Task07_Pancreas": Drawing("abdomen", "pancreas", "pancreas", contrast=True),
-    "Task08_HepaticVessel": Drawing(
-        "abdomen", "liver", "portal_vein_and_splenic_vein", contrast=True
-    ),
-    "Task10_Colon": Drawing("abdomen", "colon"),
-}
+#: The task's folder -> how its scans are drawn.
+TASKS = dict(sorted((task.decathlon, task.drawing) for task in TUMORS.values()))
 
 
 def write_dataset(
@@ -87,7 +62,7 @@ def write_dataset(
     """
     _check(task, subjects, tests, seed, margin)
     folder = Path(root) if Path(root).name == task else Path(root) / task
-    stem = task.split("_")[1].lower()
+    stem = _title(task).lower()
     names = [f"{stem}_{number:03d}.nii.gz" for number in range(1, subjects + tests + 1)]
     for number, name in enumerate(names):
         image, label, affine = _scan(task, seed + number, spacing, margin)
@@ -117,7 +92,7 @@ def _scan(
 ) -> tuple[Array, Array, Array]:
     """HU, labels and affine of a patient."""
     drawing = TASKS[task]
-    wanted = int(np.random.default_rng([seed, 2]).integers(1, TUMORS + 1))
+    wanted = int(np.random.default_rng([seed, 2]).integers(1, MOST_TUMORS + 1))
     for tumors in range(wanted, 0, -1):
         try:
             phantom = draw_torso(
@@ -144,6 +119,11 @@ def _scan(
     return phantom.image[window], label[window], affine
 
 
+def _title(task: str) -> str:
+    """The name in a task's folder: Lung of Task06_Lung; a folder without a number is the name."""
+    return task.partition("_")[2] or task
+
+
 def _mask(label: Array, pattern: str) -> npt.NDArray[np.bool_]:
     ids = [number for number, name in TOTALSEGMENTATOR_V2.items() if re.fullmatch(pattern, name)]
     return np.isin(label, ids)
@@ -165,7 +145,7 @@ def _around(
 def _contents(task: str, names: list[str], test_names: list[str]) -> dict[str, Any]:
     """What the Decathlon's ``dataset.json`` says of a task."""
     return {
-        "name": task.split("_")[1],
+        "name": _title(task),
         "description": "phantoms with tumours, drawn by ctfm phantom msd",
         "reference": "none: drawn bodies",
         "licence": "CC0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 from ctfm.base.errors import UserError
-from ctfm.contract.classes import DECATHLON_TUMORS
+from ctfm.contract.classes import TOTALSEGMENTATOR_V2
+from ctfm.contract.tumors import DECATHLON_TUMORS, TUMORS
 from ctfm.datalists.datasets.decathlon import msd
+from ctfm.phantoms import decathlon
 from ctfm.phantoms.decathlon import TASKS, write_dataset
+from ctfm.phantoms.drawing import REGIONS
 
 COARSE = (6.0, 6.0, 6.0)
 
@@ -37,8 +41,23 @@ def test_is_a_task_of_the_decathlon(task: str, tmp_path: Path) -> None:
         assert -700 < image[tumor].mean() < 150
 
 
-def test_tasks_are_those_that_datalists_know() -> None:
-    assert set(TASKS) == set(DECATHLON_TUMORS)
+@pytest.mark.parametrize("name", sorted(TUMORS))
+def test_a_row_of_the_table_names_a_region_and_classes_that_are_drawn(name: str) -> None:
+    drawing = TUMORS[name].drawing
+    assert drawing.region in REGIONS
+    for pattern in filter(None, (drawing.hosts, drawing.organ)):
+        assert any(re.fullmatch(pattern, one) for one in TOTALSEGMENTATOR_V2.values())
+
+
+def test_a_folder_without_a_number_is_drawn_under_its_whole_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {**DECATHLON_TUMORS, "Kidneys": {1: "cancer"}}
+    monkeypatch.setattr(decathlon, "DECATHLON_TUMORS", labels)
+    monkeypatch.setitem(TASKS, "Kidneys", TUMORS["lung"].drawing)
+    folder = write_dataset(tmp_path, "Kidneys", subjects=1, tests=0, spacing=COARSE)
+    assert json.loads((folder / "dataset.json").read_text())["name"] == "Kidneys"
+    assert (folder / "labelsTr" / "kidneys_001.nii.gz").is_file()
 
 
 def test_is_cut_out_about_the_organ(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ctfm.base.errors import UserError
-from ctfm.contract.classes import DECATHLON_TUMORS
+from ctfm.contract.tumors import DECATHLON_TUMORS
 
 __all__ = ["DATASET", "TASKS", "Task", "case_name", "read_task"]
 

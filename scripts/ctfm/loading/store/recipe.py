@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ctfm.base.errors import UserError
-from ctfm.contract.tasks import HEAD_CT_TRIAGE, PRETRAINING, TUMORS, WHOLE_BODY, Task, Triple
+from ctfm.contract.tasks import HEAD_CT_TRIAGE, PRETRAINING, WHOLE_BODY, Task, Triple
+from ctfm.contract.tumors import TUMORS
 
 __all__ = ["RECIPES", "StoreRecipe", "store_recipe"]
 
