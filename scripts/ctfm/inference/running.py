@@ -119,7 +119,7 @@ def _check_options(options: dict[str, Any], known: dict[str, Any]) -> None:
     for name in options:
         first = re.split("::|#", name)[0]
         if first not in known:
-            shown = nearest(first, knobs, "--")
+            shown = nearest(first, knobs if first == name else list(known), "--")
             raise UserError(f"there is no option --{name} of this bundle: {shown}")
 
 

@@ -74,6 +74,9 @@ def test_what_is_wrong_is_said(tmp_path: Path, ran: list[dict]) -> None:
         segment([], "out", bundle=root)
     with pytest.raises(UserError, match="option --overlop of this bundle: did you mean --overlap"):
         segment(["a.nii"], "out", bundle=root, overlop=0.5)
+    nested = {"netwrok::init_filters": 8}
+    with pytest.raises(UserError, match="option --netwrok::init_filters of this bundle"):
+        segment(["a.nii"], "out", bundle=root, **nested)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="out is missing: add --out OUT"):
         typed(["segment", "a.nii"])
     assert ran == []
