@@ -26,7 +26,6 @@ from ctfm.evaluation.class_scores import segmentation_scores
 
 CLASSES = {1: "one", 2: "two", 3: "three"}
 SPACING = (2.5, 0.7, 1.2)
-TORSO = Path(__file__).parents[3] / "shared" / "data" / "ct_torso_3mm_labels_fast.nii.gz"
 
 
 def blobs(seed: int, shape=(14, 17, 15)) -> np.ndarray:
@@ -206,9 +205,8 @@ def test_refuses_what_it_cannot_score(change, message):
         segmentation_scores(**{**good, **change})
 
 
-@pytest.mark.skipif(not TORSO.exists(), reason=f"the shared test scan is not at {TORSO}")
-def test_real_torso_shifted_by_one_voxel():
-    reference = np.asanyarray(nib.load(TORSO).dataobj)
+def test_real_torso_shifted_by_one_voxel(real_data: Path):
+    reference = np.asanyarray(nib.load(real_data / "ct_torso_3mm_labels_fast.nii.gz").dataobj)
     shifted = ndimage.shift(reference, (1, 0, 0), order=0)
     scores = segmentation_scores(shifted, reference, (3, 3, 3), TOTALSEGMENTATOR_V2)
     present = [score for score in scores if score.reference_ml]
