@@ -106,6 +106,15 @@ def cases(content: dict[str, Any], part: str) -> list[str]:
 # --- datalist -------------------------------------------------------------------------------
 
 
+def test_data_of_others_in_this_layout_is_not_called_the_decathlons(tmp_path: Path) -> None:
+    mine = Release(tmp_path, task="Task77_Mine")
+    del mine.content["licence"]
+    for number in range(5):
+        mine.case(f"mine_{number}")
+    content = mine.run()
+    assert (content["name"], content["licence"]) == ("Task77_Mine", "not stated in dataset.json")
+
+
 def test_rows_labels_and_provenance(lung: Release) -> None:
     content = lung.run(seed=3)
     assert content["training"][2] == {

@@ -192,7 +192,7 @@ def _write(
     write_datalist(
         out,
         {part: [_entry(pair, split.folds) for pair in some] for part, some in kept.items()},
-        name=f"Medical Segmentation Decathlon, {task.name}",
+        name=task.title,
         description=DESCRIPTION,
         licence=task.licence,
         labels=task.labels,

@@ -15,6 +15,22 @@ __all__ = ["DATASET", "TASKS", "Task", "case_name", "read_task"]
 
 DATASET = "dataset.json"
 LICENCE = "CC BY-SA 4.0 (http://medicaldecathlon.com)"
+NO_LICENCE = "not stated in dataset.json"
+#: Folders of the Decathlon's own tasks; other data in its layout is somebody else's.
+OFFICIAL = frozenset(
+    {
+        "Task01_BrainTumour",
+        "Task02_Heart",
+        "Task03_Liver",
+        "Task04_Hippocampus",
+        "Task05_Prostate",
+        "Task06_Lung",
+        "Task07_Pancreas",
+        "Task08_HepaticVessel",
+        "Task09_Spleen",
+        "Task10_Colon",
+    }
+)
 TASKS = DECATHLON_TUMORS
 
 
@@ -25,7 +41,8 @@ class Task:
     Attributes:
         name: of the task's folder, such as "Task06_Lung".
         folder: where its ``dataset.json`` lies.
-        licence: as the file states it.
+        title: of the data set; the Decathlon's only for its own tasks.
+        licence: as the file states it; the Decathlon's for its own tasks.
         labels: id -> name, without the background.
         pairs: scan and label of each labelled case, in the file's order.
         unlabelled: the scans of the file's ``test`` list.
@@ -33,6 +50,7 @@ class Task:
 
     name: str
     folder: Path
+    title: str
     licence: str
     labels: Mapping[int, str]
     pairs: tuple[tuple[str, str], ...]
@@ -67,7 +85,8 @@ def read_task(root: Path, task: str | None) -> Task:
     return Task(
         name=name,
         folder=folder,
-        licence=str(content.get("licence") or LICENCE),
+        title=f"Medical Segmentation Decathlon, {name}" if name in OFFICIAL else name,
+        licence=str(content.get("licence") or (LICENCE if name in OFFICIAL else NO_LICENCE)),
         labels=_labels(folder / DATASET, name, content),
         pairs=tuple(pair for pair in pairs if not _is_left_over(pair[0])),
         unlabelled=tuple(path for path in images if not _is_left_over(path)),

@@ -18,6 +18,8 @@ __all__ = ["Comparison", "Pair", "Row", "compare_runs", "holm", "signed_rank_p"]
 SIGNIFICANT = 0.05
 #: Below so many cases that differ, no p-value can fall below 0.05 (two-sided, 2 ** (1 - n)).
 MIN_CASES_FOR_TEST = 6
+#: With at most so many cases that differ, the smallest possible p is worth a word.
+FEW_CASES = 10
 #: Differences of scores with six digits: what is smaller is the rounding of their subtraction.
 DECIMALS = 9
 
@@ -105,13 +107,22 @@ class Comparison:
             name, factor = ("A" if sign > 0 else "B"), math.copysign(1, value)
             details = [_interval(interval, metric.digits, factor), p, cases]
             by = f"{abs(value):.{metric.digits}f} {metric.title}"
-            return f"{name} is better by {by} ({', '.join(filter(None, details))})"
+            text = f"{name} is better by {by} ({', '.join(filter(None, details))})"
+            return f"{text}{self._limits()}"
         found = f"A - B = {value:.{metric.digits}f} {metric.title}"
         details = [found, _interval(interval, metric.digits), p, cases]
         text = f"no difference can be shown ({', '.join(filter(None, details))})"
         if 0 < row.differing < MIN_CASES_FOR_TEST:
             least = f"{2.0 ** (1 - row.differing):.4g}"
             text += f"; {row.differing} of them differ, so that the smallest possible p is {least}"
+        return text
+
+    def _limits(self) -> str:
+        """What a shown difference does not show."""
+        least = 2.0 ** (1 - self.overall.differing)
+        text = "; cases vary here, not trainings: another seed of either run may differ as much"
+        if self.overall.differing <= FEW_CASES and self.overall.p <= 1.01 * least:
+            return f"; with so few cases no p is smaller than {least:.2g}{text}"
         return text
 
 

@@ -153,7 +153,7 @@ def test_better_run_in_words(tmp_path: Path) -> None:
     better = compared(tmp_path / "1", a, b).verdict()
     assert better.startswith("A is better by 0.03")
     assert " Dice (95 % interval 0.02" in better
-    assert better.endswith(", p < 0.001, 24 cases)")
+    assert ", p < 0.001, 24 cases); cases vary here, not trainings: another seed" in better
     worse = compared(tmp_path / "2", b, a).verdict()
     assert worse == better.replace("A is better", "B is better")
 
@@ -188,7 +188,9 @@ def test_few_cases_in_words(tmp_path: Path, count: int, p: str) -> None:
 
 def test_six_cases_can_be_enough(tmp_path: Path) -> None:
     b = np.linspace(0.3, 0.6, 6)
-    assert compared(tmp_path, b + b / 10, b).verdict().startswith("A is better by 0.045 Dice")
+    text = compared(tmp_path, b + b / 10, b).verdict()
+    assert text.startswith("A is better by 0.045 Dice")
+    assert "p = 0.031, 6 cases); with so few cases no p is smaller than 0.031; cases vary" in text
 
 
 # --- files and table ------------------------------------------------------------------------
@@ -269,7 +271,7 @@ def test_reads_what_an_evaluation_writes(tmp_path: Path) -> None:
         }
         write_report(cases, tmp_path / run)
     text = compare_folders(tmp_path / "a", tmp_path / "b")
-    assert text.endswith("(95 % interval 0.100 to 0.100, p = 0.016, 7 cases)")
+    assert "(95 % interval 0.100 to 0.100, p = 0.016, 7 cases); with so few cases no p" in text
     assert compare_folders(tmp_path / "a", tmp_path / "b", metric="nsd").endswith("p = 1, 7 cases)")
 
 
