@@ -5,6 +5,7 @@ Needs NiiVue (`ctfm view --install`), playwright, and a Chromium named by ``CTFM
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ def address(niivue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         image = embedder.read(str(root / "scans" / f"{name}.nii.gz"), "off")
         table.write({"image": image, "pred": embedder.window_map(image), "name": name})
     save(label.astype(np.uint8), root / "labels.nii.gz", AFFINE)
+    (root / "labels.json").write_text(json.dumps({"labels": {"1": "spleen", "5": "liver"}}))
     add_embeddings([str(root / "embedded")], str(root / "index"))
     scene = make_scene(
         str(root / "scans" / "a.nii.gz"), str(root / "labels.nii.gz"), scans=str(root / "scans")
